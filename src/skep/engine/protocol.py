@@ -1,0 +1,364 @@
+"""The engine: live coordination, who may do what now. Rebuildable from the record.
+
+Each verb takes a list and answers in its order; one bad item never fails the others. Each item names what makes a repeat a
+repeat (its *identity*), and a repeat gets the first answer: a lost reply is normal. Answers are the words below. No engine
+holds policy or chance: where a task goes, whether and when it is tried again arrive as arguments.
+
+The clock is the engine's own (`now_ms` is handed to the memory engine's core). All durations are milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from skep.model.event import Event
+from skep.model.node import Grant, LockGrant, NodeInfo, Stop
+from skep.model.run import Shape, Token
+
+OK: Final = "ok"
+NOT_FOUND: Final = "not_found"
+"""The engine does not know this run, task or node (it ended long ago, or was never loaded)."""
+WRONG_STATE: Final = "wrong_state"
+"""The task is not in a state from which the verb may move it; see `skep.model.state.MOVES`."""
+SUPERSEDED: Final = "superseded"
+"""The token is not that of the task's lease: nothing was changed."""
+CHANGED: Final = "changed"
+"""The run began to fail after the decision was made: decide again."""
+NO_FIT: Final = "no_fit"
+"""The node has not enough free; the task stays ready."""
+WAITING: Final = "waiting"
+"""A fleet-wide claim does not fit: the task (or the lease that asked) is in the claim's waiter list."""
+PAUSED: Final = "paused"
+"""The run is paused: the task is put aside until `resume`."""
+CANCELLING: Final = "cancelling"
+"""The run is being cancelled: nothing of it starts."""
+EXPIRED: Final = "expired"
+"""The load was read from the record too long ago."""
+FULL: Final = "full"
+"""Live tasks would exceed their bound; or a run its own."""
+REFUSED: Final = "refused"
+"""Another live node has this id."""
+
+Answer = Literal[
+    "ok", "not_found", "wrong_state", "superseded", "changed", "no_fit", "waiting", "paused", "cancelling", "expired", "full", "refused"
+]
+
+RELEASE_LIMIT: Final = 500
+"""Tasks released or swept in one call, counted over its whole batch; the rest follows through `promote`."""
+LOAD_VALID_MS: Final = 30_000
+FORGET_MS: Final = 60_000
+"""How long the live state of an ended run stays beyond the mark."""
+EXCLUSIVE: Final = 1_000_000
+"""Units of a lock: an exclusive holder takes all, a shared one takes one."""
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A chunk of a run: tasks `first` to `first + count`. Identity: run and chunk."""
+
+    run: str
+    namespace: str
+    shape: Shape
+    first: int
+    count: int
+    read_ms: int
+    """Engine time at which the run was read from the record."""
+    accepted_ms: int
+    timeout_ms: int = 0
+    command: int = 0
+    """Number of the last recorded command that this load already reflects."""
+    paused: bool = False
+
+
+class ReadyTask(NamedTuple):
+    """A task that may start, as `place` must see it to decide."""
+
+    run: str
+    task: int
+    version: int
+    """Grows with every step into and out of ready; a decision holds for one version."""
+    failing: bool
+    """The run has failed: only what asked to run always, or has begun, may start."""
+    unmet: int
+    """How many of the tasks it needs ended without being met."""
+    attempts: int
+    failures: int
+
+
+class ReadyClass(NamedTuple):
+    """The first tasks of one requirement class, best score first."""
+
+    namespace: str
+    name: str
+    tasks: list[ReadyTask]
+
+
+class Claim(NamedTuple):
+    """Units of something bounded that is shared by the fleet."""
+
+    key: str
+    units: int
+    cap: int
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """Grant the task to a node. Identity: run, task, version."""
+
+    run: str
+    task: int
+    version: int
+    failing: bool
+    node: str
+    name: str
+    call: bytes
+    takes: tuple[tuple[str, int], ...] = ()
+    """What the attempt takes of its node: (resource, units)."""
+    claims: tuple[Claim, ...] = ()
+    timeout_ms: int = 0
+
+
+class Settle(msgspec.Struct, frozen=True, gc=False):
+    """End the task without an attempt: skipped, failed or succeeded. Identity: run, task, version."""
+
+    run: str
+    task: int
+    version: int
+    state: int
+    reason: str = ""
+    error: bytes = b""
+    output: bytes = b""
+
+
+class Expand(msgspec.Struct, frozen=True, gc=False):
+    """Give the task `count` map children and park it until they end. Identity: run, task, version."""
+
+    run: str
+    task: int
+    version: int
+    failing: bool
+    count: int
+
+
+class Park(msgspec.Struct, frozen=True, gc=False):
+    """Park the task without an attempt. Identity: run, task, version."""
+
+    run: str
+    task: int
+    version: int
+    failing: bool
+    reason: str
+
+
+Decision = Start | Settle | Expand | Park
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """The attempt succeeded. Identity: token."""
+
+    run: str
+    task: int
+    token: Token
+    output: bytes = b""
+    ran_ms: int = 0
+
+
+class Failure(msgspec.Struct, frozen=True, gc=False):
+    """The attempt failed or was cancelled. Identity: token."""
+
+    run: str
+    task: int
+    token: Token
+    reason: str = ""
+    error: bytes = b""
+    ran_ms: int = 0
+    retry_in_ms: int = -1
+    """-1: the task ends; 0: ready at once; else delayed."""
+    cancelled: bool = False
+
+
+class Snooze(msgspec.Struct, frozen=True, gc=False):
+    """The attempt gives its lease back and comes again later; it uses up no retry. Identity: token."""
+
+    run: str
+    task: int
+    token: Token
+    in_ms: int
+    ran_ms: int = 0
+
+
+class Parked(msgspec.Struct, frozen=True, gc=False):
+    """The attempt gives its lease back and waits to be resolved. Identity: token."""
+
+    run: str
+    task: int
+    token: Token
+    reason: str
+    ran_ms: int = 0
+
+
+class Resolve(msgspec.Struct, frozen=True, gc=False):
+    """Ends the wait of a parked task; the first one wins. Identity: run, task, `by`."""
+
+    run: str
+    task: int
+    by: str
+    state: int
+    """SUCCEEDED, FAILED, or READY to run again."""
+    reason: str = ""
+    output: bytes = b""
+    error: bytes = b""
+
+
+class RunCommand(msgspec.Struct, frozen=True, gc=False):
+    """A recorded command. Applied only when its number is above the last one applied. Identity: run, number."""
+
+    run: str
+    number: int
+    reason: str = ""
+    tasks: tuple[int, ...] = ()
+    """`retry`: from these tasks on; empty: everything that did not succeed."""
+
+
+class Ask(msgspec.Struct, frozen=True, gc=False):
+    """A lock taken inside a running task. Identity: token, key."""
+
+    run: str
+    task: int
+    token: Token
+    key: str
+    units: int = EXCLUSIVE
+    cap: int = EXCLUSIVE
+    hold_ms: int = 600_000
+    """It is freed after so long, whatever the task does."""
+    wait: bool = True
+
+
+class Beat(msgspec.Struct, frozen=True, gc=False):
+    """A sign of life: every lease the node holds or whose outcome is not yet acknowledged. Identity: none, it may repeat."""
+
+    node: str
+    incarnation: int
+    leases: tuple[Token, ...] = ()
+    seen: int = 0
+    """The number of the last inbox entry it received."""
+
+
+class Register(msgspec.Struct, frozen=True):
+    """A node joins; a newer incarnation of the same id replaces the old one and its leases return. Identity: id, incarnation."""
+
+    info: NodeInfo
+    beats: bool = True
+    """False for a node inside this process: it ends with the process and is never silent."""
+
+
+class InboxEntry(NamedTuple):
+    """Something for a node. Numbered per node from 1."""
+
+    number: int
+    entry: Grant | Stop | LockGrant
+
+
+class LiveNode(NamedTuple):
+    """A node as the router sees it."""
+
+    info: NodeInfo
+    free: dict[str, int]
+    """Units free by resource: slots, cpu (thousandths of a core), memory, vram (bytes)."""
+    leases: int
+    draining: bool
+
+
+class LiveTask(NamedTuple):
+    """One task's live state."""
+
+    task: int
+    state: int
+    attempts: int
+    node: str
+    met: bool
+    """Ended in a way that lets those who need it go on."""
+
+
+class Promoted(NamedTuple):
+    """What `promote` or `reap` did."""
+
+    moved: int
+    more: bool
+    next_ms: int
+    """When something is due next; 0 for nothing."""
+
+
+class Engine(Protocol):
+    """The seam. Every method is one atomic step; see the module's text for lists, answers and repeats."""
+
+    epoch: int
+
+    def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls back, on the loop's thread, when a topic stirs: `ready`, `events`, `due`, `node:ID`. Answers the way to stop."""
+        ...
+
+    # runs
+    async def load(self, items: Sequence[Load]) -> list[Answer]: ...
+    async def open(self, runs: Sequence[str]) -> list[Answer]: ...
+    async def cancel(self, items: Sequence[RunCommand]) -> list[Answer]: ...
+    async def pause(self, items: Sequence[RunCommand]) -> list[Answer]: ...
+    async def resume(self, items: Sequence[RunCommand]) -> list[Answer]: ...
+    async def retry(self, items: Sequence[RunCommand]) -> list[Answer]: ...
+
+    # tasks
+    async def ready(self, limit: int) -> list[ReadyClass]:
+        """Up to `limit` tasks of each class, best first. Changes nothing."""
+        ...
+
+    async def place(self, items: Sequence[Decision]) -> list[Answer]: ...
+    async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
+        """What the node was given above number `after`; everything up to `after` is forgotten. Raises NotFoundError."""
+        ...
+
+    async def complete(self, items: Sequence[Done]) -> list[Answer]: ...
+    async def fail(self, items: Sequence[Failure]) -> list[Answer]: ...
+    async def snooze(self, items: Sequence[Snooze]) -> list[Answer]: ...
+    async def park(self, items: Sequence[Parked]) -> list[Answer]: ...
+    async def resolve(self, items: Sequence[Resolve]) -> list[Answer]: ...
+    async def tasks(self, run: str, tasks: Sequence[int]) -> list[LiveTask]:
+        """The live state of tasks. Raises NotFoundError."""
+        ...
+
+    # time
+    async def promote(self) -> Promoted:
+        """Makes due what is delayed, and advances one chunk of what larger verbs left over."""
+        ...
+
+    async def reap(self, silent_ms: int, max_lost: int) -> Promoted:
+        """Ends what is over: nodes silent for longer than `silent_ms`, run timeouts, task deadlines, locks held too long.
+        A task whose node was lost `max_lost` times fails with reason `node_lost`."""
+        ...
+
+    # nodes
+    async def register(self, items: Sequence[Register]) -> list[Answer]: ...
+    async def beat(self, items: Sequence[Beat]) -> list[Answer]: ...
+    async def drain(self, nodes: Sequence[str], on: bool = True) -> list[Answer]: ...
+    async def retire(self, nodes: Sequence[tuple[str, int]]) -> list[Answer]:
+        """Nodes (id, incarnation) leave; their leases return at once."""
+        ...
+
+    async def nodes(self) -> list[LiveNode]: ...
+
+    # locks
+    async def claim(self, items: Sequence[Ask]) -> list[Answer]: ...
+    async def release(self, items: Sequence[tuple[Token, str]]) -> list[Answer]: ...
+
+    # the stream
+    async def lead(self, server: str, hold_ms: int) -> bool:
+        """Takes or renews the leader's lease. False: another server has it."""
+        ...
+
+    async def events(self, after: int, limit: int) -> list[Event]:
+        """Events of this epoch above number `after`, in order, without gaps."""
+        ...
+
+    async def trim(self, mark: int) -> None:
+        """The record has everything up to `mark`: it may be forgotten here."""
+        ...

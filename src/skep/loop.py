@@ -1,0 +1,84 @@
+"""The one shape of every background loop: wake, run once, wait.
+
+    start() ──► run_once() ──► more work? yes: again at once · no: wait for wake() or for the interval ──► ...
+                   │ raised: logged, counted, waited out with a growing pause (never an end, never a hot spin)
+    stop()  ──► the pass in progress is let finish, then the loop ends
+
+A loop is its `run_once`; start, stop, stop twice and stop before start are tested once for all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+
+
+class Loop:
+    """Calls `run_once` whenever it is woken, and at the latest every `interval_s` seconds."""
+
+    name = "loop"
+    interval_s: float = 1.0
+
+    def __init__(self) -> None:
+        self._wakened = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.failures = 0
+        """How often `run_once` raised since the start."""
+
+    async def run_once(self) -> bool:
+        """Does one bounded piece of work. True when there is more to do at once."""
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Asks for a pass now; any number of calls before the pass give one pass. Called on the loop's own thread."""
+        self._wakened.set()
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Starts the loop; does nothing when it runs already."""
+        if not self.running:
+            self._stopping = False
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"skep-{self.name}")
+
+    async def stop(self) -> None:
+        """Lets the pass in progress finish and ends the loop; harmless before `start` and when repeated."""
+        self._stopping = True
+        self._wakened.set()
+        task = self._task
+        if task is not None and task is not asyncio.current_task():
+            await asyncio.wait([task])
+            self._task = None
+
+    async def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while not self._stopping:
+            self._wakened.clear()
+            try:
+                more = await self.run_once()
+                pause_s = FIRST_PAUSE_S
+            except Exception:  # noqa: BLE001  a loop outlives whatever one pass meets; the trouble is logged and counted
+                self.failures += 1
+                log.exception("%s: a pass failed; next try in %.2f s", self.name, pause_s)
+                await self._wait(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                continue
+            if more:
+                await asyncio.sleep(0)
+            elif not self._stopping:
+                await self._wait(self.interval_s)
+
+    async def _wait(self, seconds: float) -> None:
+        handle = asyncio.get_running_loop().call_later(seconds, self._wakened.set)
+        try:
+            await self._wakened.wait()
+        finally:
+            handle.cancel()

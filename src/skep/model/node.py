@@ -1,0 +1,133 @@
+"""What a node says of itself, what it is given, and what it gives back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from skep.model.run import Token
+
+
+class GpuInfo(msgspec.Struct, frozen=True):
+    """One GPU as the driver reports it; sizes in bytes."""
+
+    name: str
+    memory: int
+    memory_free: int
+
+
+class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A node as it registers. `incarnation` changes with every start of the same node id."""
+
+    id: str
+    incarnation: int = 1
+    capabilities: tuple[str, ...] = ("cpu",)
+    labels: dict[str, str] = {}
+    executors: tuple[str, ...] = ("run", "python")
+    slots: int = 1
+    cpu_milli: int = 1_000
+    memory: int = 0
+    vram: int = 0
+    disk_free: int = 0
+    gpus: tuple[GpuInfo, ...] = ()
+    swarm: str = "default"
+    region: str = "local"
+    cost_per_hour: float = 0.0
+    weight: float = 1.0
+
+
+class Call(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one attempt shall do, with every expression but the secrets filled in. Equal calls share their bytes."""
+
+    executor: str
+    call: str | tuple[str, ...]
+    args: Any = None
+    env: dict[str, str] | None = None
+    cwd: str | None = None
+    isolation: str = ""
+    needs_secrets: bool = False
+
+
+class Grant(msgspec.Struct, frozen=True, gc=False):
+    """A lease, as handed to its node."""
+
+    run: str
+    task: int
+    name: str
+    attempt: int
+    token: Token
+    call: bytes
+    """An encoded `Call`."""
+    timeout_ms: int = 0
+    failures: int = 0
+    """Attempts of this task that failed before this one (lost and snoozed ones not counted)."""
+
+
+class Stop(msgspec.Struct, frozen=True, gc=False):
+    """Tells a node to end one attempt."""
+
+    token: Token
+    reason: str
+    """`cancel` or `deadline`."""
+
+
+class LockGrant(msgspec.Struct, frozen=True, gc=False):
+    """Tells a node that a lock one of its attempts waits for is now held."""
+
+    token: Token
+    key: str
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an attempt failed, as far as its node knows."""
+
+    type: str
+    """The exception's class name, or `ExitCode`, `Signal`, `Timeout`, `Cancelled`, `WorkerDied`, `Result`, `NodeLost`."""
+    message: str
+    traceback: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    parents: tuple[str, ...] = ()
+    """Names of the exception's base classes, so that a retry policy may name one of them."""
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """How an attempt ended, as its node reports it."""
+
+    run: str
+    task: int
+    token: Token
+    attempt: int
+    result: str
+    """`succeeded`, `failed`, `cancelled`, `snoozed`."""
+    output: bytes = b""
+    error: ErrorInfo | None = None
+    ran_ms: int = 0
+    delay_ms: int = 0
+    """`snoozed`: when to come back. `failed`: a delay the task itself asked for."""
+    failures: int = 0
+
+
+class LogChunk(msgspec.Struct, frozen=True, gc=False):
+    """Lines or bytes that an attempt wrote. Not an event: it goes to the record by (run, task, attempt, stream, offset)."""
+
+    run: str
+    task: int
+    attempt: int
+    stream: str
+    """`out`, `err` or `log`."""
+    offset: int
+    at_ms: int
+    data: bytes
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """How far an attempt says it is. Kept only in memory; the last one counts."""
+
+    run: str
+    task: int
+    attempt: int
+    done: float
+    total: float
+    message: str = ""

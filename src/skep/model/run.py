@@ -1,0 +1,117 @@
+"""A run as the engine sees it (`Shape`) and as people see it (`RunView`, `TaskView`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+MAX_TASKS = 200_000
+"""Tasks in one run, map children included; and live tasks in one engine."""
+
+
+class Policy(IntEnum):
+    """What a task's failure does to its run (`on_failure`)."""
+
+    FAIL = 0
+    """The run fails: nothing new is started, what runs is let end."""
+    CANCEL = 1
+    """The run fails: what runs is cancelled."""
+    CONTINUE = 2
+    """The task counts as met, its output is null."""
+    HANDLE = 3
+    """Another task of the run takes care; the run goes on."""
+
+
+class Token(NamedTuple):
+    """Names one lease for ever. Compared as two integers, so it grows through every loss of the engine."""
+
+    epoch: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.n}"
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        """The token in `SKEP_TOKEN`'s form. Raises ValueError."""
+        epoch, _, n = text.partition("-")
+        return cls(int(epoch), int(n))
+
+
+class Shape(msgspec.Struct, frozen=True, eq=False):
+    """The graph of a run as arrays over task indexes; shared by every run of a definition, never changed.
+
+    Names live at the edge: engines see integers and opaque strings.
+    """
+
+    pending: Sequence[int]
+    """How many tasks each one needs."""
+    successors: Sequence[Sequence[int]]
+    """Which tasks need it."""
+    order_ms: Sequence[int]
+    """priority * 10 min + rank; a ready task's score is its ready time minus this, lowest first."""
+    classes: Sequence[int]
+    """Index into `class_names`."""
+    class_names: Sequence[str]
+    """Requirement classes: tasks that the same nodes can run at the same price."""
+    policies: Sequence[int]
+    """`Policy` of each task."""
+    windows: Sequence[int]
+    """`max_parallel` of each task; 0 means no limit."""
+    deadlines_ms: Sequence[int]
+    """Latest end counted from acceptance; 0 means none."""
+    roots: Sequence[int]
+    """The tasks that need nothing."""
+
+    @property
+    def size(self) -> int:
+        return len(self.pending)
+
+
+class AttemptView(msgspec.Struct, omit_defaults=True):
+    """One try of a task, as shown."""
+
+    attempt: int
+    state: str
+    node: str | None = None
+    token: str | None = None
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    error: Any = None
+
+
+class TaskView(msgspec.Struct):
+    """One task of a run, as shown."""
+
+    name: str
+    state: str
+    index: int
+    attempts: int = 0
+    node: str | None = None
+    reason: str | None = None
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    output: Any = None
+    error: Any = None
+    history: list[AttemptView] = []
+
+
+class RunView(msgspec.Struct):
+    """One run, as shown: the document of `skep run --json`."""
+
+    id: str
+    workflow: str
+    state: str
+    reason: str | None = None
+    namespace: str = "default"
+    priority: int = 5
+    labels: dict[str, str] = {}
+    inputs: Any = None
+    output: Any = None
+    accepted_ms: int = 0
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    tasks: list[TaskView] = []

@@ -1,0 +1,130 @@
+"""What a workflow is, once it has been checked: the form that is stored, hashed, sent and run.
+
+People write YAML or Python; `skep.model.authoring` turns both into these structures, and `skep.flow.plan` checks the graph.
+Durations are milliseconds (`_ms`), sizes bytes, cpu thousandths of a core (`cpu_milli`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+
+CAPABILITIES: Final = ("cpu", "gpu", "high-memory", "ssd", "network")
+"""The capabilities that a node can find out about itself; any other word in `requires` is a free label."""
+
+TYPE_PRIORITY: Final = {"deployment": 8, "validation": 7, "training": 6}
+"""Priority by task type, where neither task nor run names one; 5 for every other type."""
+
+NORMAL_PRIORITY: Final = 5
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How often a failed task is tried again, and how long after.
+
+    The n-th retry waits `delay_ms * factor**(n-1)`, at most `max_delay_ms`, plus or minus the share `jitter` of it.
+    """
+
+    limit: int = 0
+    """Retries after the first attempt; attempts lost with their node do not count."""
+    delay_ms: int = 1_000
+    factor: float = 2.0
+    max_delay_ms: int = 300_000
+    jitter: float = 0.2
+    only: tuple[str, ...] = ()
+    """Error types that are retried; empty means all."""
+    never: tuple[str, ...] = ()
+    """Error types that are not retried, whatever `only` says."""
+
+
+class LockSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A lock that a task holds while it runs. The name may contain expressions."""
+
+    name: str
+    shared: bool = False
+
+
+class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one attempt takes of its node. None: the default of the executor."""
+
+    cpu_milli: int | None = None
+    memory: int = 0
+    vram: int = 0
+
+
+class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One vertex of the graph, checked."""
+
+    name: str
+    executor: str
+    """`run` or `python`."""
+    call: str | tuple[str, ...]
+    """`run`: a shell line, or the argument vector that is run without a shell. `python`: `module:function`."""
+    args: Any = None
+    """`with`: the keyword arguments of a Python task; values may hold expressions."""
+    env: dict[str, str] | None = None
+    cwd: str | None = None
+    needs: tuple[str, ...] = ()
+    map: Any = None
+    """An expression that gives a list, or the list itself: one child for each item."""
+    max_parallel: int = 0
+    """How many children may be unfinished at once; 0 means all."""
+    when: str | None = None
+    retry: RetryPolicy | None = None
+    timeout_ms: int = 0
+    """Longest run of one attempt; 0 means no limit."""
+    deadline_ms: int = 0
+    """Latest end, counted from the moment the run was accepted; 0 means none."""
+    priority: int = 0
+    """1 to 10; 0 means: by the run, else by type."""
+    type: str = ""
+    requires: tuple[str, ...] = ()
+    resources: Resources | None = None
+    locks: tuple[LockSpec, ...] = ()
+    labels: dict[str, str] | None = None
+    estimated_ms: int = 0
+    on_failure: str = "fail"
+    """`fail`, `cancel`, `continue` or `run:NAME`."""
+    isolation: str = ""
+    """`process`: a Python task runs in a worker process of its own that can be killed."""
+
+    @property
+    def handler(self) -> str | None:
+        """The task that `on_failure: {run: NAME}` names."""
+        return self.on_failure[4:] if self.on_failure.startswith("run:") else None
+
+
+class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A named graph of tasks, its inputs and defaults, checked."""
+
+    name: str
+    tasks: tuple[TaskSpec, ...]
+    description: str = ""
+    inputs: dict[str, Any] | None = None
+    """Name to default value."""
+    required: tuple[str, ...] = ()
+    """Inputs without a default: a run must bring them."""
+    output: Any = None
+    """Any JSON tree with expressions: what the run gives back. None: the outputs of the tasks that nothing needs."""
+    timeout_ms: int = 0
+    priority: int = 0
+    labels: dict[str, str] | None = None
+    namespace: str = "default"
+
+    def encode(self) -> bytes:
+        """The canonical JSON."""
+        return _ENCODER.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> WorkflowSpec:
+        return _DECODER.decode(data)
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(WorkflowSpec)
+
+
+def digest(encoded: bytes) -> str:
+    """The identity of a definition: the SHA-256 of its canonical JSON, 32 hexadecimal digits of it."""
+    return hashlib.sha256(encoded).hexdigest()[:32]
