@@ -43,7 +43,18 @@ REFUSED: Final = "refused"
 """Another live node has this id."""
 
 Answer = Literal[
-    "ok", "not_found", "wrong_state", "superseded", "changed", "no_fit", "waiting", "paused", "cancelling", "expired", "full", "refused"
+    "ok",
+    "not_found",
+    "wrong_state",
+    "superseded",
+    "changed",
+    "no_fit",
+    "waiting",
+    "paused",
+    "cancelling",
+    "expired",
+    "full",
+    "refused",
 ]
 
 RELEASE_LIMIT: Final = 500
@@ -246,7 +257,7 @@ class Beat(msgspec.Struct, frozen=True, gc=False):
 
 
 class Register(msgspec.Struct, frozen=True):
-    """A node joins; a newer incarnation of the same id replaces the old one and its leases return. Identity: id, incarnation."""
+    """A node joins; a newer incarnation of the same id replaces the old one, whose leases return. Identity: id, incarnation."""
 
     info: NodeInfo
     beats: bool = True
@@ -296,7 +307,7 @@ class Engine(Protocol):
     epoch: int
 
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls back, on the loop's thread, when a topic stirs: `ready`, `events`, `due`, `node:ID`. Answers the way to stop."""
+        """Calls back, on the loop's thread, when a topic stirs: `ready`, `events`, `due`, `node:ID`. Answers how to stop."""
         ...
 
     # runs

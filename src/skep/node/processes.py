@@ -10,7 +10,6 @@ Everything here is readers on the running loop: no threads, no child watcher, no
 from __future__ import annotations
 
 import asyncio
-import errno
 import marshal
 import os
 import socket
@@ -18,8 +17,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
@@ -28,8 +25,9 @@ from skep.node import shim
 
 READ_BYTES = 64 * 1024
 DRAIN_S = 1.0  # the longest wait for the end of the output once the tree is gone
+DRAIN_READS = 16  # the kernel's largest pipe
 STARTING = 32  # more at once would only queue in the zygote's socket
-TRIES = 3
+TRIES = 5  # a new zygote each time
 
 OnOutput = Callable[[int, bytes], None]
 
@@ -44,7 +42,7 @@ class Exit(msgspec.Struct, frozen=True):
     code: int | None
     """None if a signal ended it."""
     signal: int | None
-    """9 also when its shim was killed, and the command with it."""
+    """9 also when its shim was killed, and the command with it; the zygote ends the rest of that tree within milliseconds."""
     user_ms: int
     system_ms: int
     max_rss_bytes: int
@@ -59,12 +57,13 @@ LOST = Exit(code=None, signal=9, user_ms=0, system_ms=0, max_rss_bytes=0, killed
 class Process:
     """A started command. Made by `Processes.spawn`."""
 
-    def __init__(self, control: socket.socket, outputs: Mapping[int, int], on_output: OnOutput | None) -> None:
+    def __init__(self, control: socket.socket, request: bytes, outputs: dict[int, int], on_output: OnOutput | None) -> None:
         self.pid = 0
         self._loop = asyncio.get_running_loop()
         self._control = control
+        self._unsent = b""
         self._heard = b""
-        self._outputs = dict(outputs)  # pipe → stream
+        self._outputs = outputs  # pipe → stream
         self._on_output = on_output
         self._exit: Exit | None = None
         self._drain: asyncio.TimerHandle | None = None
@@ -75,6 +74,7 @@ class Process:
         for pipe in self._outputs:
             os.set_blocking(pipe, False)
             self._loop.add_reader(pipe, self._read, pipe)
+        self._say(request)
 
     async def wait(self) -> Exit:
         """Returns when the whole process tree is gone and its output was delivered. May be called any number of times."""
@@ -83,10 +83,21 @@ class Process:
     def stop(self, grace_ms: int = 1500) -> None:
         """SIGTERM to the whole tree, SIGKILL to what is left `grace_ms` later. A repeat can only bring the end nearer."""
         if self._exit is None:
-            try:
-                self._control.send(shim.LENGTH.pack(max(0, grace_ms)))
-            except OSError:
-                pass  # the shim has ended; `_hear` is about to learn how
+            self._say(shim.LENGTH.pack(min(max(0, grace_ms), 2**32 - 1)))
+
+    def _say(self, message: bytes = b"") -> None:
+        """Sends what the socket takes and the rest when it takes more: a request may be larger than its buffer."""
+        self._unsent += message
+        try:
+            self._unsent = self._unsent[self._control.send(self._unsent) :]
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._unsent = b""  # the shim has ended; `_hear` is about to learn how
+        if self._unsent:
+            self._loop.add_writer(self._control.fileno(), self._say)
+        else:
+            self._loop.remove_writer(self._control.fileno())
 
     def _hear(self) -> None:
         try:
@@ -123,11 +134,9 @@ class Process:
         self._answer(False)
         self._exit = self._exit or LOST
         self._loop.remove_reader(self._control.fileno())
+        self._loop.remove_writer(self._control.fileno())
         self._control.close()
-        if self._outputs:
-            self._drain = self._loop.call_later(DRAIN_S, self._finish)
-        else:
-            self._finish()
+        self._drain = self._loop.call_later(DRAIN_S if self._outputs else 0, self._expire)
 
     def _read(self, pipe: int) -> None:
         try:
@@ -146,11 +155,19 @@ class Process:
         os.close(pipe)
         del self._outputs[pipe]
 
+    def _expire(self) -> None:
+        """The last read, should the loop itself have been late. A pipe open after it is held by a stranger it was handed to."""
+        for pipe in list(self._outputs):
+            for _ in range(DRAIN_READS):
+                if pipe in self._outputs:
+                    self._read(pipe)
+        for pipe in list(self._outputs):
+            self._close(pipe)
+        self._finish()
+
     def _finish(self) -> None:
         if self._drain:
             self._drain.cancel()
-        for pipe in list(self._outputs):
-            self._close(pipe)
         if self._exit and not self.ended.done():
             self.ended.set_result(self._exit)
 
@@ -168,13 +185,14 @@ class Processes:
         self.open()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def open(self) -> None:
-        """Warms up, so that the first spawn is as fast as the others; `spawn` does it by itself."""
+    def open(self) -> Zygote:
+        """Warms up, so that the first spawn is as fast as the others; `spawn` does it by itself, and after a zygote's death."""
         if self._zygote is None or self._zygote.ended.done():
             self._zygote = Zygote()
+        return self._zygote
 
     async def close(self, grace_ms: int = 1500) -> None:
         """Stops every live process, waits until all are gone, and refuses new ones."""
@@ -198,10 +216,12 @@ class Processes:
     ) -> Process:
         """Starts `argv` (looked up in the PATH of `env`, which is all of its environment) in a session of its own.
 
-        `on_output(stream, chunk)` gets standard output (1) and standard error (2) as they come, at most 64 KiB a call, and is
-        called in the loop: while it runs nothing is read, and the command waits at its full pipe. Without it output is thrown
-        away. `stdin` is a descriptor to read from instead of /dev/null. Each of `extra_fds` (3 or above) is the same number in the
-        command. All stay the caller's to close. Raises `SpawnError`; if cancelled, what it started is stopped.
+        `on_output(stream, chunk)` gets standard output (1) and standard error (2) as they come, at most 64 KiB a call, the
+        first perhaps before this returns. It is called in the loop: while it runs nothing is read, and the command waits at its
+        full pipe. Without it output is thrown away. `stdin` is a descriptor to read from instead of /dev/null. Each of
+        `extra_fds` (3 or above) has the same number in the command. They all stay the caller's to close.
+
+        Raises `SpawnError`. If cancelled, what it started is stopped.
         """
         if not argv:
             raise SpawnError("no command given")
@@ -219,16 +239,17 @@ class Processes:
             for _ in range(TRIES):
                 if self._closed:
                     raise SpawnError("closed: no new process is started")
-                self.open()
                 try:
                     process = await self._start(request, stdin, extra_fds, on_output)
                 except OSError as error:
                     raise SpawnError(f"cannot start {argv[0]!r}: {error.strerror or error}") from error
                 if process:
                     return process
-        raise SpawnError(f"cannot start {argv[0]!r}: its launcher was killed {TRIES} times")
+        raise SpawnError(f"cannot start {argv[0]!r}: its launcher died {TRIES} times")
 
-    async def _start(self, request: bytes, stdin: int | None, extra_fds: tuple[int, ...], on_output: OnOutput | None) -> Process | None:
+    async def _start(
+        self, request: bytes, stdin: int | None, extra: tuple[int, ...], on_output: OnOutput | None
+    ) -> Process | None:
         """One try. None if the zygote or the shim was killed before the command was started."""
         with ExitStack() as theirs, ExitStack() as ours:
             mine, control = socket.socketpair()
@@ -236,36 +257,30 @@ class Processes:
             theirs.enter_context(control)
             null = os.open(os.devnull, os.O_RDWR)
             theirs.callback(os.close, null)
-            fds = [null if stdin is None else stdin, null, null, *extra_fds]
+            fds = [null if stdin is None else stdin, null, null, *extra]
             outputs: dict[int, int] = {}
             for stream in (1, 2) if on_output else ():
                 pipe, fds[stream] = os.pipe()
                 ours.callback(os.close, pipe)
                 theirs.callback(os.close, fds[stream])
                 outputs[pipe] = stream
-            assert self._zygote is not None
-            if not self._zygote.send(control):
+            if not self.open().send(control):
                 return None
-            message = shim.LENGTH.pack(len(request)) + request
-            sent = socket.send_fds(mine, [message[: shim.LENGTH.size]], fds)
+            length = shim.LENGTH.pack(len(request))
+            try:
+                socket.send_fds(mine, [length], fds)
+            except BrokenPipeError:
+                return None
             ours.pop_all()  # from here on they are the process's
-            process = Process(mine, outputs, on_output)
+        process = Process(mine, request, outputs, on_output)
         self._live.add(process)
         process.ended.add_done_callback(lambda _: self._live.discard(process))
         try:
-            await self._loop_send(mine, message[sent:])
             started = await process.started
-        except BaseException:
+        except asyncio.CancelledError:
             process.stop(0)
             raise
         return process if started else None
-
-    async def _loop_send(self, control: socket.socket, rest: bytes) -> None:
-        try:
-            await asyncio.get_running_loop().sock_sendall(control, rest)
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.EBADF):
-                raise  # else the shim is lost, as `started` will tell
 
 
 class Zygote:
@@ -275,9 +290,10 @@ class Zygote:
         self._loop = asyncio.get_running_loop()
         self._socket, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-I", "-S", str(Path(shim.__file__)), str(theirs.fileno())]
+            command = [sys.executable, "-I", "-S", shim.__file__, str(theirs.fileno())]
+            null = subprocess.DEVNULL
             self._popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True
+                command, stdin=null, stdout=null, pass_fds=(theirs.fileno(),), start_new_session=True
             )
         self._socket.setblocking(False)
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -295,7 +311,10 @@ class Zygote:
     async def close(self) -> None:
         if not self.ended.done():
             self._socket.shutdown(socket.SHUT_WR)
-            await self.ended
+            await asyncio.wait([self.ended], timeout=DRAIN_S)
+        if not self.ended.done():
+            self._popen.kill()  # somebody stopped it, or it still hunts what a killed shim left
+            await asyncio.wait([self.ended])
 
     def _end(self) -> None:
         """Its side of the socket closed, and it never writes: it is dead, or within microseconds of it."""

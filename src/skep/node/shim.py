@@ -2,23 +2,24 @@
 
     python -I -S shim.py FD          FD: an AF_UNIX stream socket to the owner
 
-Three kinds of process take part. The *owner* (a supervisor) holds one socket to the *zygote*, a warm interpreter that does nothing
-but fork, and one control socket to each *shim*, the fork that looks after one command:
+Three kinds of process take part. The *owner* (a supervisor) holds one socket to the *zygote*, a warm interpreter that does
+nothing but fork, and one control socket to each *shim*, the fork that looks after one command:
 
     owner → zygote    one byte, with the shim's end of a new control socket attached
-    owner → shim      length and marshalled (argv, env, cwd, fd numbers), with those fds attached; later any number of grace times
+    owner → shim      length and marshalled (argv, env, cwd, fd numbers), with those fds attached; later grace times, any number
     shim → owner      `refused REASON`, or `started PID` and, when the whole tree is gone, `ended …` (see `Guard.report`)
 
 A shim is a child subreaper: whatever its command starts stays below it in the process tree, sessions and double forks
-notwithstanding, so "no child left" means "nothing left". It ends the tree when the command ends, when the owner says so, and when
-the owner's end of the control socket closes, which the kernel sees to however the owner dies. It depends on no other process: a
-killed zygote disturbs no running command. A killed shim's command dies with it (PR_SET_PDEATHSIG) and the rest of that tree
-falls to the zygote, a subreaper too.
+notwithstanding, so "no child left" means "nothing left". It ends the tree when the command ends, when the owner says so, and
+when the owner's end of the control socket closes, which the kernel sees to however the owner dies. A killed zygote disturbs no
+running command. A killed shim's command dies with it (PR_SET_PDEATHSIG), and the rest of that tree falls to the zygote, which
+is a subreaper too.
 
 Without Linux's prctl and /proc (macOS) only the command's process group is ended: a process that left it survives.
 """
 
 import fcntl
+import gc
 import marshal
 import math
 import os
@@ -28,7 +29,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 try:
     import ctypes
@@ -43,7 +44,6 @@ PAUSE_S = 0.01  # between two rounds of SIGKILL
 GIVE_UP_S = 10.0  # what SIGKILL did not end by then is stuck in the kernel, or not ours to kill
 MAX_FDS = 64
 LENGTH = struct.Struct("!I")  # of a request in bytes; a grace time in ms
-CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -62,8 +62,22 @@ def wakeup() -> int:
     os.set_blocking(end, False)
     os.set_blocking(signalled, False)
     signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
     return end
+
+
+def default_signals() -> None:
+    """Every command starts with default dispositions and nothing blocked, whatever the owner or Python itself had set.
+
+    The zygote and the shims outlive a signal sent to a whole service (the owner hears it too, and decides) by an empty handler:
+    unlike SIG_IGN, exec sets it back by itself.
+    """
+    own = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD}
+    for number in range(1, signal.NSIG):
+        try:
+            signal.signal(number, (lambda number, frame: None) if number in own else signal.SIG_DFL)
+        except (OSError, ValueError):
+            pass  # SIGKILL, SIGSTOP and the C library's own
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def below(root: int, spare: Collection[int] = ()) -> dict[int, int]:
@@ -104,34 +118,27 @@ def send(groups: Collection[int], *numbers: int) -> None:
                 pass  # ended meanwhile, or not ours to signal (setuid)
 
 
-def execute(argv: Sequence[bytes], env: dict[bytes, bytes], cwd: bytes | None, fds: dict[int, int], failure: int) -> None:
+def execute(argv: list[bytes], env: dict[bytes, bytes], cwd: bytes | None, fds: dict[int, int], failure: int) -> None:
     """In the fork: becomes the command. `fds` says which number the command knows each descriptor by."""
+    doing = program = f"start {os.fsdecode(argv[0])!r}"
     try:
         os.setsid()
-        signal.set_wakeup_fd(-1)
-        for number in range(1, signal.NSIG):
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except (OSError, ValueError):
-                pass  # SIGKILL, SIGSTOP and the C library's own
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         beyond = max(fds) + 1  # out of the way first, so that no dup2 lands on a descriptor still needed
         failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, beyond)
         moved = {number: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, beyond) for number, fd in fds.items()}
         for number, fd in moved.items():
             os.dup2(fd, number)
-        what = cwd
         if cwd is not None:
+            doing = f"enter directory {os.fsdecode(cwd)!r}"
             os.chdir(cwd)
-        what = argv[0]
+            doing = program
         os.execvpe(argv[0], argv, env)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in an argument, a bad name in env
+    except Exception as error:  # noqa: BLE001 - OSError, a NUL in an argument, a bad name in env: all are the asker's to know
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        verb = "enter directory" if what is cwd else "start"
-        os.write(failure, f"cannot {verb} {os.fsdecode(what or b'')!r}: {reason}".encode(errors="replace"))
+        os.write(failure, f"cannot {doing}: {reason}".encode(errors="replace"))
 
 
-def launch(argv: Sequence[bytes], env: dict[bytes, bytes], cwd: bytes | None, fds: dict[int, int]) -> int:
+def launch(argv: list[bytes], env: dict[bytes, bytes], cwd: bytes | None, fds: dict[int, int]) -> int:
     """Starts the command in a session of its own. Returns its pid once it runs; raises `Refused`."""
     failed, failure = os.pipe()
     shim = os.getpid()
@@ -233,6 +240,17 @@ def receive(control: socket.socket, size: int) -> bytes:
         return b""
 
 
+def receive_fds(control: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """The first bytes of a message and the descriptors with it; nothing when the other side is gone."""
+    try:
+        head, fds, _, _ = socket.recv_fds(control, size, most)
+    except OSError:
+        return b"", []
+    for fd in fds:
+        os.set_inheritable(fd, False)  # a command has only what `execute` gives it
+    return head, fds
+
+
 def tell(control: socket.socket, text: str) -> None:
     try:
         control.sendall(text.replace("\n", " ").encode() + b"\n")
@@ -244,33 +262,36 @@ def shim(control: socket.socket) -> None:
     """The life of one shim, from the request to the report."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = wakeup()
-    head, passed, _, _ = socket.recv_fds(control, LENGTH.size, MAX_FDS, CLOEXEC)
-    size = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else math.inf
+    head, passed = receive_fds(control, LENGTH.size, MAX_FDS)
+    if len(head) < LENGTH.size:
+        return  # the owner died before it had asked for anything
+    size: int = LENGTH.unpack(head)[0]
     body = b""
     while len(body) < size:
         part = receive(control, min(size - len(body), 1 << 20))
         if not part:
-            return  # the owner died before it had asked for anything
+            return
         body += part
     argv, env, cwd, numbers = marshal.loads(body)
     try:
         command = launch(argv, env, cwd, dict(zip(numbers, passed, strict=True)))
     except (Refused, OSError) as error:
-        return tell(control, f"refused {error}")
+        tell(control, f"refused {error}")
+        return
     for fd in passed:
         os.close(fd)  # the pipes end with the command, not with us
     tell(control, f"started {command}")
     guard = Guard(command)
     guard.watch(control, wake)
-    return tell(control, guard.report())
+    tell(control, guard.report())
 
 
 def zygote(owner: socket.socket) -> None:
     """Forks a shim for each control socket that arrives, until the owner's end closes; ends what a killed shim left behind."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a whole service is signalled: the owner hears it too, and decides
+    default_signals()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     os.get_exec_path()  # it imports lazily: once here rather than in every fork
+    gc.disable()  # nothing here makes cycles, and a collection in a fork would copy every page
     wake = wakeup()
     shims: set[int] = set()
     sweep_until = 0.0
@@ -283,7 +304,7 @@ def zygote(owner: socket.socket) -> None:
         if wake in ready:
             os.read(wake, 4096)
         for pid, status in ended():
-            if pid in shims and status != 0:
+            if pid in shims and status != 0:  # killed: its orphans are our children now
                 sweep_until = time.monotonic() + GIVE_UP_S
             shims.discard(pid)
         if sweep_until:
@@ -292,21 +313,12 @@ def zygote(owner: socket.socket) -> None:
             if not orphans or time.monotonic() > sweep_until:
                 sweep_until = 0.0
         if owner.fileno() in ready:
-            byte, passed = request(owner)
+            byte, passed = receive_fds(owner, 1, 1)
             for fd in passed:
                 shims.add(fork(fd, owner, wake))
             if not byte:
                 closed = True
                 poller.unregister(owner)
-
-
-def request(owner: socket.socket) -> tuple[bytes, list[int]]:
-    """One byte and the control socket with it; no byte when the owner is gone."""
-    try:
-        byte, passed, _, _ = socket.recv_fds(owner, 1, 1, CLOEXEC)
-    except OSError:
-        return b"", []
-    return byte, passed
 
 
 def ended() -> list[tuple[int, int]]:
@@ -316,7 +328,7 @@ def ended() -> list[tuple[int, int]]:
         while (child := os.waitpid(-1, os.WNOHANG))[0]:
             gone.append(child)
     except ChildProcessError:
-        pass
+        pass  # none left
     return gone
 
 

@@ -1,0 +1,5 @@
+"""The memory engine."""
+
+from skep.engine.memory.core import Core, MemoryEngine
+
+__all__ = ["Core", "MemoryEngine"]

@@ -1,0 +1,239 @@
+"""What the memory engine keeps: runs as arrays over task indexes, nodes, leases, and the sorted sets of ready tasks."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import insort
+from collections import deque
+
+from skep.engine.protocol import Claim, InboxEntry, Load, ReadyTask
+from skep.model.node import Grant, LockGrant, NodeInfo, Stop
+from skep.model.run import Policy, Shape
+from skep.model.state import RunState, TaskState
+
+READY = int(TaskState.READY)
+SUCCEEDED = int(TaskState.SUCCEEDED)
+FAILED = int(TaskState.FAILED)
+SKIPPED = int(TaskState.SKIPPED)
+
+NOT_ENDED, BY_COMPLETE, BY_FAIL, BY_SNOOZE, BY_PARK, BY_RETURN = range(6)
+"""How the last lease of a task ended: what tells a repeat from a latecomer."""
+
+
+class Family:
+    """A map parent and its children: `count` indexes in a row from `first`."""
+
+    __slots__ = ("cancelled", "count", "ended", "failed", "first", "parent", "released", "skipped", "window")
+
+    def __init__(self, parent: int, first: int, count: int, window: int) -> None:
+        self.parent = parent
+        self.first = first
+        self.count = count
+        self.window = window or count
+        self.released = 0
+        """Children let out so far, in order."""
+        self.ended = 0
+        self.failed = False
+        self.cancelled = False
+        self.skipped = False
+
+    @property
+    def due(self) -> int:
+        """How many children may have been let out by now."""
+        return min(self.count, self.ended + self.window)
+
+
+class LiveRun:
+    """One run. Lists are indexed by task; dictionaries hold what few tasks have."""
+
+    __slots__ = (
+        "accepted_ms",
+        "attempts",
+        "children",
+        "command",
+        "cursors",
+        "ended_by",
+        "failing",
+        "failures",
+        "families",
+        "held",
+        "id",
+        "loaded",
+        "lost",
+        "met_skips",
+        "namespace",
+        "opened",
+        "paused",
+        "pending",
+        "reason",
+        "resolved",
+        "scores",
+        "shape",
+        "size",
+        "state",
+        "states",
+        "timeout_ms",
+        "tokens",
+        "unfinished",
+        "unmet",
+        "version",
+        "waiter",
+    )  # fmt: skip
+
+    def __init__(self, load: Load) -> None:
+        shape: Shape = load.shape
+        self.id = load.run
+        self.namespace = load.namespace
+        self.shape = shape
+        self.size = size = shape.size
+        self.accepted_ms = load.accepted_ms
+        self.timeout_ms = load.timeout_ms
+        self.command = load.command
+        self.paused = load.paused
+        self.state = RunState.RUNNING
+        self.reason = ""
+        self.failing = False
+        self.loaded = 0
+        self.opened = False
+        self.unfinished = size
+        self.states = bytearray(size)
+        self.pending = list(shape.pending)
+        self.version = [0] * size
+        self.attempts = [0] * size
+        self.tokens = [0] * size
+        self.scores = [0] * size
+        self.ended_by = bytearray(size)
+        self.unmet: dict[int, int] = {}
+        self.failures: dict[int, int] = {}
+        self.lost: dict[int, int] = {}
+        self.met_skips: set[int] = set()
+        self.resolved: dict[int, str] = {}
+        self.waiter: dict[int, tuple[int, str]] = {}
+        """Task to its waiter number and the claim in whose list it stands."""
+        self.held: dict[int, None] = {}
+        """Ready tasks put aside by a pause, in order."""
+        self.families: dict[int, Family] = {}
+        self.children: list[Family] = []
+        self.cursors: deque[tuple[str, int, int]] = deque()
+        """What a bounded call left over: (kind, task, position)."""
+
+    def base(self, task: int) -> int:
+        """The index whose entry in the shape applies: a map child's is its parent's."""
+        return task if task < self.size else self.children[task - self.size].parent
+
+    def policy(self, task: int) -> int:
+        return self.shape.policies[self.base(task)]
+
+    def met(self, task: int) -> bool:
+        """Whether the ended task lets those who need it go on."""
+        state = self.states[task]
+        if state == SUCCEEDED:
+            return True
+        if state == SKIPPED:
+            return task in self.met_skips
+        return state == FAILED and self.shape.policies[task] == Policy.CONTINUE
+
+    def grow(self, family: Family) -> None:
+        """Adds the family's children, all waiting."""
+        count = family.count
+        self.families[family.parent] = family
+        self.children.extend([family] * count)
+        self.states.extend(bytes(count))
+        self.ended_by.extend(bytes(count))
+        for numbers in (self.pending, self.version, self.attempts, self.tokens, self.scores):
+            numbers.extend([0] * count)
+        self.unfinished += count
+
+    def as_ready(self, task: int) -> ReadyTask:
+        return ReadyTask(
+            self.id,
+            task,
+            self.version[task],
+            self.failing,
+            self.unmet.get(task, 0),
+            self.attempts[task],
+            self.failures.get(task, 0),
+        )
+
+
+class Lease:
+    """The right of one node to make one attempt."""
+
+    __slots__ = ("asks", "attempt", "claims", "n", "node", "run", "takes", "task")
+
+    def __init__(
+        self,
+        n: int,
+        run: LiveRun,
+        task: int,
+        attempt: int,
+        node: LiveNodeState,
+        takes: tuple[tuple[str, int], ...],
+        claims: tuple[Claim, ...],
+    ) -> None:
+        self.n = n
+        self.run = run
+        self.task = task
+        self.attempt = attempt
+        self.node = node
+        self.takes = takes
+        self.claims = claims
+        self.asks: dict[str, int] | None = None
+        """Locks taken, or waited for, inside the task: key to waiter number."""
+
+
+class LiveNodeState:
+    """A node, what of it is free, and its inbox."""
+
+    __slots__ = ("beat_ms", "beats", "draining", "free", "inbox", "info", "leases", "number")
+
+    def __init__(self, info: NodeInfo, beats: bool, now_ms: int) -> None:
+        self.info = info
+        self.beats = beats
+        self.beat_ms = now_ms
+        self.draining = False
+        self.free = {"slots": info.slots, "cpu": info.cpu_milli, "memory": info.memory, "vram": info.vram}
+        self.leases: dict[int, Lease] = {}
+        self.inbox: deque[InboxEntry] = deque()
+        self.number = 0
+
+    def give(self, entry: Grant | Stop | LockGrant) -> None:
+        self.number += 1
+        self.inbox.append(InboxEntry(self.number, entry))
+
+
+Entry = tuple[int, str, int, int, LiveRun]
+"""(score, run id, task, version, run): sorts like a Redis sorted set, by score and then by name."""
+
+
+class ReadySet:
+    """Ready tasks of one class, best first. An entry whose task has moved on is dropped when it is met."""
+
+    __slots__ = ("front", "heap")
+
+    def __init__(self) -> None:
+        self.front: list[Entry] = []
+        """The smallest entries, sorted; all of them before all of the heap."""
+        self.heap: list[Entry] = []
+
+    def add(self, run: LiveRun, task: int) -> None:
+        entry = (run.scores[task], run.id, task, run.version[task], run)
+        if self.front and entry < self.front[-1]:
+            insort(self.front, entry)
+        else:
+            heapq.heappush(self.heap, entry)
+
+    def first(self, limit: int) -> list[ReadyTask]:
+        """Up to `limit` tasks, best first; they stay."""
+        heap = self.heap
+        front = [e for e in self.front if e[4].version[e[2]] == e[3] and e[4].states[e[2]] == READY]
+        while len(front) < limit and heap:
+            entry = heapq.heappop(heap)
+            run, task = entry[4], entry[2]
+            if run.version[task] == entry[3] and run.states[task] == READY:
+                front.append(entry)
+        self.front = front
+        return [e[4].as_ready(e[2]) for e in front[:limit]]
+
+    def __bool__(self) -> bool:
+        return bool(self.front or self.heap)

@@ -1,0 +1,1 @@
+"""Published checks: whoever writes a backend of Skep runs these against it."""
