@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skep.flow.expressions import (
@@ -175,8 +175,9 @@ def test_a_parsed_expression_says_what_it_refers_to() -> None:
 
 
 def test_an_error_shows_the_expression_the_place_and_what_there_is() -> None:
-    with pytest.raises(ExpressionError, match=re.escape("no key 'z'; there is output, at column 16 of `'äö' + tasks.a.z`")) as refusal:
+    with pytest.raises(ExpressionError) as refusal:
         parse("'äö' + tasks.a.z").evaluate(SCOPE)
+    assert str(refusal.value) == "no key 'z'; there is output, at column 16 of `'äö' + tasks.a.z`"
     assert refusal.value.column == 16
     with pytest.raises(ExpressionError, match=r"no key 'nope'; there is x, name, list, none, a-b, map"):
         parse("inputs.nope").evaluate(SCOPE)
@@ -250,6 +251,7 @@ def test_a_hostile_template_is_refused_without_delay(text: str) -> None:
     assert len(str(refusal.value)) < 600
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(st.text()), st.integers(), st.none(), st.booleans()))
 def test_quoted_values_are_single_words_of_the_shell(value: Any) -> None:
     words = shlex.split(rendered("cmd ${{ item }} --x=${{ inputs.name }} end", scope_with(item=value), quote=shlex.quote))
@@ -283,14 +285,21 @@ def test_a_value_where_quoting_cannot_protect_it_is_refused(script: str) -> None
     ],
 )  # fmt: skip
 def test_a_value_cannot_run_a_command(script: str) -> None:
-    attack = scope_with(item="'; echo PWNED; \"$(echo PWNED)\" `echo PWNED`\necho PWNED #")
-    shown = subprocess.run(["bash", "-c", rendered(script, attack, quote=shlex.quote)], capture_output=True, text=True, check=False)
-    assert attack.names["item"].splitlines()[0] in shown.stdout
+    attack = scope_with(item="""'; echo PWNED; "$(echo PWNED)" `echo PWNED`\necho PWNED #""")
+    command = ["bash", "-c", rendered(script, attack, quote=shlex.quote)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert attack.names["item"] in shown.stdout
+    assert "PWNED" not in shown.stdout.splitlines()
     assert not shown.stderr
 
 
 def test_a_tree_is_compiled_once_and_says_what_all_of_it_refers_to() -> None:
-    tree = {"a": ["${{ inputs.x }}", {"b": "v=${{ tasks.t.output }}"}], "n": 1, "c": "${{ failed('u') and item }}", "s": "${{ secrets.key }}"}
+    tree = {
+        "a": ["${{ inputs.x }}", {"b": "v=${{ tasks.t.output }}"}],
+        "n": 1,
+        "c": "${{ failed('u') and item }}",
+        "s": "${{ secrets.key }}",
+    }
     value = compile_value(tree)
     assert value.tasks == {"t", "u"}
     assert value.inputs == {"x"}
@@ -322,10 +331,13 @@ def test_a_tree_of_endless_depth_is_refused() -> None:
 
 
 NODE = Scope({"secrets": {"key": "S3CRET", "other": "OTHER"}})
-PIECES = st.sampled_from(["$", "$$", "${{", "{{", "}}", "secrets.other", " ", "'", "\\", "${{ secrets.other }}", "$${{ secrets.other }}", "x"])
+PIECES = st.sampled_from(
+    ["$", "$$", "${{", "{{", "}}", "secrets.other", " ", "'", "\\", "${{ secrets.other }}", "$${{ secrets.other }}", "x"]
+)
 HOSTILE = st.lists(PIECES, max_size=6).map("".join)
 
 
+@settings(deadline=None)
 @given(HOSTILE, HOSTILE)
 def test_what_the_server_fills_in_never_becomes_an_expression_on_the_node(first: str, second: str) -> None:
     scope = scope_with(inputs={"a": first, "b": second})
@@ -348,6 +360,7 @@ def test_what_the_server_fills_in_never_becomes_an_expression_on_the_node(first:
     }
 
 
+@settings(deadline=None)
 @given(HOSTILE)
 def test_a_quoted_script_with_a_secret_has_the_same_words_on_the_node(value: str) -> None:
     sent = rendered("a ${{ item }} k=${{ secrets.key }}", scope_with(item=value), quote=shlex.quote, keep_secrets=True)
@@ -367,6 +380,7 @@ WORDS = st.sampled_from([
 ])  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(WORDS, max_size=12).map(" ".join), st.lists(WORDS, max_size=12).map("".join)))
 def test_no_text_makes_an_expression_fail_otherwise_than_by_refusing(source: str) -> None:
     with suppress(ExpressionError):
@@ -375,9 +389,11 @@ def test_no_text_makes_an_expression_fail_otherwise_than_by_refusing(source: str
         compile_value(f"{source}${{{{{source}}}}}").render(SCOPE, quote=shlex.quote)
 
 
-SCALARS = st.none() | st.booleans() | st.integers(-MAX_INT, MAX_INT) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+NUMBERS = st.integers(-MAX_INT, MAX_INT) | st.floats(allow_nan=False, allow_infinity=False)
+SCALARS = st.none() | st.booleans() | NUMBERS | st.text()
 
 
+@settings(deadline=None)
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
 def test_a_value_passes_through_unchanged_and_through_json_and_back(value: Any) -> None:
     assert rendered("${{ item }}", scope_with(item=value)) == value

@@ -37,6 +37,21 @@ class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     weight: float = 1.0
 
 
+class Requirement(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """What a node must have and give for an attempt. Its JSON is the name of the requirement class."""
+
+    executor: str
+    requires: tuple[str, ...] = ()
+    cpu_milli: int = 0
+    memory: int = 0
+    vram: int = 0
+
+    def takes(self) -> tuple[tuple[str, int], ...]:
+        """(resource, units) of a node that one attempt takes."""
+        wanted = (("slots", 1), ("cpu", self.cpu_milli), ("memory", self.memory), ("vram", self.vram))
+        return tuple((resource, units) for resource, units in wanted if units)
+
+
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one attempt shall do, with every expression but the secrets filled in. Equal calls share their bytes."""
 

@@ -136,7 +136,8 @@ class Record(Protocol):
     async def engine(self, engine: str) -> EngineRow | None: ...
 
     async def open_engine(self, row: EngineRow, *, after_epoch: int) -> bool:
-        """Compare-and-set: stores `row` (mark 0) if the recorded epoch is `after_epoch` (0: none yet). False: another was faster."""
+        """Compare-and-set: stores `row` with mark 0 if the recorded epoch is `after_epoch` (0: none yet).
+        False: another was faster."""
         ...
 
     async def abandon(self, engine: str, now_ms: int) -> int:
@@ -168,8 +169,9 @@ class Record(Protocol):
     # -- transcription
 
     async def transcribe(self, engine: str, epoch: int, after: int, events: Sequence[Event]) -> None:
-        """Appends events (contiguous, the first is `after` + 1) and applies them to runs, tasks and attempts, in one transaction
-        that first moves the mark from `after` to the last. Raises StaleEpochError when epoch or mark are not those recorded."""
+        """Appends events and applies them to runs, tasks and attempts, in one transaction that first moves the mark from `after`
+        to the last. They must be contiguous from `after` + 1, else RecordError. Raises StaleEpochError when epoch or mark are
+        not those recorded. An event that cannot be applied is logged and kept in `rejected`; the rest goes on without it."""
         ...
 
     async def unfinished(self, engine: str) -> int:
@@ -199,7 +201,8 @@ class Record(Protocol):
         ...
 
     async def events(self, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:
-        """Events of a run above `after` in order, each with its (epoch, n). Outputs are left out: they stand in the task's row."""
+        """Events of a run above `after` in order, each with its (epoch, n); run '' has the events of nodes.
+        Outputs are left out: they stand in the task's row."""
         ...
 
     # -- what lease holders keep here
@@ -207,9 +210,18 @@ class Record(Protocol):
     async def get_state(self, namespace: str, key: str, now_ms: int, fence: Fence | None = None) -> StateValue | None: ...
 
     async def put_state(
-        self, namespace: str, key: str, value: bytes, *, now_ms: int, ttl_ms: int, expect: int | None = None, fence: Fence | None = None
+        self,
+        namespace: str,
+        key: str,
+        value: bytes,
+        *,
+        now_ms: int,
+        ttl_ms: int,
+        expect: int | None = None,
+        fence: Fence | None = None,
     ) -> int:
-        """Stores a value and answers its new version. `expect`: the version it must have now (0: absent), else ConflictError."""
+        """Stores a value and answers its new version. `expect`: the version it must have now (0: absent or expired), else
+        ConflictError. `ttl_ms` 0: kept for ever."""
         ...
 
     async def save_checkpoint(self, fence: Fence, data: bytes, at_ms: int) -> None: ...
@@ -222,7 +234,9 @@ class Record(Protocol):
         """Stores output of attempts; a chunk that is there already (same offset) is left as it is."""
         ...
 
-    async def logs(self, run: str, task: int, attempt: int | None = None, *, after: int = 0, limit: int = 1_000) -> list[LogChunk]:
+    async def logs(
+        self, run: str, task: int, attempt: int | None = None, *, after: int = 0, limit: int = 1_000
+    ) -> list[LogChunk]:
         """In the order of arrival; `after` skips that many chunks."""
         ...
 

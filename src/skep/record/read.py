@@ -1,0 +1,142 @@
+"""What people and loops ask of the record. Nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from skep.errors import NotFoundError
+from skep.model.event import Event
+from skep.model.run import AttemptView, Token
+from skep.model.state import RunState
+from skep.record.dialect import Row, Transaction
+from skep.record.protocol import Expansion, RunRow, TaskRow
+
+RUN_COLUMNS: Final = (
+    "id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, state, reason, paused, loaded, command,"
+    " accepted_ms, started_ms, finished_ms, task_count"
+)
+_RUN_FIELDS: Final = tuple(RUN_COLUMNS.split(", "))
+_EVENTS = msgspec.json.Decoder(list[Event])
+
+
+def run_row(row: Row) -> RunRow:
+    """A row of `RUN_COLUMNS`."""
+    fields = dict(zip(_RUN_FIELDS, row, strict=True))
+    fields["labels"] = msgspec.json.decode(fields["labels"])
+    fields["paused"] = bool(fields["paused"])
+    fields["started_ms"] = fields["started_ms"] or None
+    fields["finished_ms"] = fields["finished_ms"] or None
+    return RunRow(**fields)
+
+
+def definition(tx: Transaction, digest: str) -> bytes:
+    row = tx.one("SELECT body FROM definitions WHERE digest = ?", digest)
+    if row is None:
+        raise NotFoundError(f"there is no definition {digest}")
+    return bytes(row[0])
+
+
+def run(tx: Transaction, run: str) -> RunRow:
+    row = tx.one(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?", run)
+    if row is None:
+        raise NotFoundError(f"there is no run {run}")
+    return run_row(row)
+
+
+def tasks(tx: Transaction, run: str) -> list[TaskRow]:
+    sql = (
+        "SELECT idx, state, attempts, node, reason, started_ms, finished_ms, output, error FROM tasks"
+        " WHERE run_id = ? ORDER BY idx"
+    )
+    return [
+        TaskRow(
+            index=index,
+            state=state,
+            attempts=attempts or 0,
+            node=node or "",
+            reason=reason or "",
+            started_ms=started_ms or None,
+            finished_ms=finished_ms or None,
+            output=output or b"",
+            error=error or b"",
+        )
+        for index, state, attempts, node, reason, started_ms, finished_ms, output, error in tx.all(sql, run)
+    ]
+
+
+def attempts(tx: Transaction, run: str) -> dict[int, list[AttemptView]]:
+    # An attempt whose end no event told (its engine was rebuilt and its node did not return) is lost once its task moved on.
+    sql = (
+        "SELECT a.idx, a.attempt, CASE WHEN a.state = 'running' AND (t.state <> 3 OR t.attempts > a.attempt) THEN 'lost'"
+        " ELSE a.state END, a.node, a.token_epoch, a.token_n, a.granted_ms, a.started_ms, a.finished_ms, a.error"
+        " FROM attempts a LEFT JOIN tasks t ON t.run_id = a.run_id AND t.idx = a.idx"
+        " WHERE a.run_id = ? ORDER BY a.idx, a.attempt"
+    )
+    views: dict[int, list[AttemptView]] = {}
+    for index, attempt, state, node, epoch, n, granted_ms, started_ms, finished_ms, error in tx.all(sql, run):
+        views.setdefault(index, []).append(
+            AttemptView(
+                attempt=attempt,
+                state=state,
+                node=node or None,
+                token=str(Token(epoch, n)) if n else None,
+                started_ms=started_ms or granted_ms or None,
+                finished_ms=finished_ms or None,
+                error=_decoded(error),
+            )
+        )
+    return views
+
+
+def _decoded(error: bytes | None) -> Any:
+    if not error:
+        return None
+    try:
+        return msgspec.json.decode(error)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {"type": "Unreadable", "message": error[:1_000].decode("utf-8", "replace")}
+
+
+def expansions(tx: Transaction, run: str) -> list[Expansion]:
+    rows = tx.all("SELECT parent, first, count FROM expansions WHERE run_id = ? ORDER BY parent", run)
+    return [Expansion(parent, first, count) for parent, first, count in rows]
+
+
+def outputs(tx: Transaction, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    for start in range(0, len(tasks), 500):
+        part = tasks[start : start + 500]
+        marks = ", ".join("?" * len(part))
+        sql = f"SELECT idx, output FROM tasks WHERE run_id = ? AND state = 5 AND idx IN ({marks})"
+        found.update((index, output) for index, output in tx.all(sql, run, *part) if output)
+    return found
+
+
+def events(tx: Transaction, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:
+    # From the chunk that may hold the event after `after`; chunks of an epoch do not overlap.
+    sql = (
+        "SELECT epoch, events FROM events WHERE run_id = ? AND (epoch, first) >= (?, COALESCE("
+        "(SELECT MAX(first) FROM events WHERE run_id = ? AND epoch = ? AND first <= ?), 0)) ORDER BY epoch, first"
+    )
+    found: list[tuple[Token, Event]] = []
+    for epoch, chunk in tx.each(sql, run, after.epoch, run, after.epoch, after.n + 1):
+        if len(found) >= limit:
+            break
+        found += [(Token(epoch, event.n), event) for event in _EVENTS.decode(chunk) if (epoch, event.n) > after]
+    return found[:limit]
+
+
+def stats(tx: Transaction) -> dict[str, Any]:
+    states = {RunState(state).label: count for state, count in tx.all("SELECT state, COUNT(*) FROM runs GROUP BY state")}
+    (rejected,) = tx.all("SELECT COUNT(*) FROM rejected")
+    (artifacts,) = tx.all("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM artifacts")
+    return {
+        "runs": states,
+        "rejected_events": rejected[0],
+        "bytes": tx.dialect.size(tx),
+        "artifacts": artifacts[0],
+        "artifact_bytes": int(artifacts[1]),
+    }

@@ -1,0 +1,161 @@
+"""Engines, accepted runs and their commands."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from skep.errors import NotFoundError, RefusedError, WrongStateError
+from skep.model.state import RunState, TaskState
+from skep.record.dialect import Transaction, Trouble
+from skep.record.protocol import Command, EngineRow, NewRun, RunRow
+from skep.record.read import RUN_COLUMNS, run_row
+from skep.record.schema import RANK, UNFINISHED
+
+# -- engines
+
+
+def engine(tx: Transaction, engine: str) -> EngineRow | None:
+    row = tx.one("SELECT epoch, mark, process, embedded FROM engines WHERE id = ?", engine)
+    if row is None:
+        return None
+    epoch, mark, process, embedded = row
+    return EngineRow(id=engine, epoch=epoch, mark=mark, process=process, embedded=bool(embedded))
+
+
+def open_engine(tx: Transaction, row: EngineRow, after_epoch: int) -> bool:
+    if after_epoch == 0:
+        sql = "INSERT INTO engines (epoch, mark, process, embedded, id) VALUES (?, 0, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+        return tx.run(sql, row.epoch, row.process, int(row.embedded), row.id) == 1
+    sql = "UPDATE engines SET epoch = ?, mark = 0, process = ?, embedded = ? WHERE id = ? AND epoch = ?"
+    return tx.run(sql, row.epoch, row.process, int(row.embedded), row.id, after_epoch) == 1
+
+
+def embedded_engines(tx: Transaction) -> list[str]:
+    return [id for (id,) in tx.all("SELECT id FROM engines WHERE embedded = 1 ORDER BY id")]
+
+
+_CANCEL_ALL: Final = (
+    "WITH RECURSIVE every (idx) AS (SELECT 0 UNION ALL SELECT idx + 1 FROM every WHERE idx + 1 < ?)"
+    " INSERT INTO tasks (run_id, idx, state, reason, finished_ms)"
+    f" SELECT ?, idx, {int(TaskState.CANCELLED)}, 'abandoned', ? FROM every WHERE idx < ?"
+    " ON CONFLICT (run_id, idx) DO UPDATE"
+    " SET state = excluded.state, reason = excluded.reason, finished_ms = excluded.finished_ms"
+    f" WHERE tasks.state < {int(TaskState.SUCCEEDED)}"
+)
+
+
+def abandon(tx: Transaction, name: str, now_ms: int) -> int:
+    row = engine(tx, name)
+    if row is None:
+        return 0
+    if not row.embedded:
+        raise WrongStateError(f"engine {name} is not embedded: its runs go on when it is opened again")
+    with tx.savepoint():
+        unfinished = tx.all(f"SELECT id, task_count FROM runs WHERE engine = ? AND {UNFINISHED}", name)
+        for id, count in unfinished:
+            tx.run(_CANCEL_ALL, count, id, now_ms, count)
+            sql = "UPDATE attempts SET state = 'cancelled', finished_ms = ? WHERE run_id = ? AND state = 'running'"
+            tx.run(sql, now_ms, id)
+            sql = "UPDATE runs SET state = ?, reason = 'abandoned', finished_ms = ? WHERE id = ?"
+            tx.run(sql, int(RunState.FAILED), now_ms, id)
+        tx.run("DELETE FROM engines WHERE id = ?", name)
+    return len(unfinished)
+
+
+# -- accepting
+
+
+def accept(tx: Transaction, runs: Sequence[NewRun]) -> list[str | Exception]:
+    answers: list[str | Exception] = []
+    for run in runs:
+        try:
+            with tx.savepoint():
+                answers.append(_accept(tx, run))
+        except RefusedError as refusal:
+            answers.append(refusal)
+        except Exception as error:
+            if tx.dialect.trouble(error) is not Trouble.DATA:
+                raise
+            answers.append(RefusedError(f"run {run.id!r} cannot be stored: {error}"))
+    return answers
+
+
+def body_digest(run: NewRun) -> str:
+    """What makes a request the same one under one idempotency key; the id and the time may differ."""
+    body = (run.workflow, run.digest, run.inputs, run.namespace, run.priority, sorted(run.labels.items()), run.timeout_ms)
+    return hashlib.sha256(msgspec.json.encode(body)).hexdigest()
+
+
+def _accept(tx: Transaction, run: NewRun) -> str:
+    for word, text in (("id", run.id), ("namespace", run.namespace), ("workflow", run.workflow), ("key", run.idempotency_key)):
+        if text is not None and "\0" in text:
+            raise RefusedError(f"run {run.id!r}: its {word} holds a NUL character")
+    body = body_digest(run)
+    if run.idempotency_key is not None:
+        sql = "SELECT id, body_digest FROM runs WHERE namespace = ? AND idempotency_key = ?"
+        if known := tx.one(sql, run.namespace, run.idempotency_key):
+            if known[1] != body:
+                raise RefusedError(
+                    f"idempotency key {run.idempotency_key!r} belongs to run {known[0]} with another body; use a new key"
+                )
+            return str(known[0])
+    stored = tx.run(
+        "INSERT INTO runs (id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, idempotency_key,"
+        " body_digest, accepted_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        *(run.id, run.engine, run.workflow, run.digest, run.inputs, run.namespace, run.priority),
+        *(msgspec.json.encode(run.labels), run.timeout_ms, run.idempotency_key, body, run.accepted_ms),
+    )
+    if stored:
+        sql = "INSERT INTO definitions (digest, body) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
+        tx.run(sql, run.digest, run.definition)
+    elif tx.one("SELECT digest FROM runs WHERE id = ?", run.id) != (run.digest,):
+        raise RefusedError(f"run {run.id} is known with another definition; use a new id")
+    return run.id
+
+
+# -- commands
+
+
+def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> Command:
+    with tx.savepoint():
+        row = tx.one("UPDATE runs SET command = command + 1 WHERE id = ? RETURNING command, state", run)
+        if row is None:
+            raise NotFoundError(f"there is no run {run}")
+        number, state = row
+        sql = "INSERT INTO commands (run_id, number, verb, data, at_ms) VALUES (?, ?, ?, ?, ?)"
+        tx.run(sql, run, number, verb, data, at_ms)
+        if verb == "retry" and RunState(state).ended:
+            # Unfinished and unloaded again, or no server would ever come upon the command.
+            sql = "UPDATE runs SET state = ?, reason = '', loaded = 0, finished_ms = 0 WHERE id = ?"
+            tx.run(sql, int(RunState.QUEUED), run)
+    return Command(run=run, number=number, verb=verb, data=data, at_ms=at_ms)
+
+
+def commands(tx: Transaction, engine: str, after: Mapping[str, int]) -> list[Command]:
+    rows = tx.each(
+        "SELECT c.run_id, c.number, c.verb, c.data, c.at_ms FROM runs JOIN commands c ON c.run_id = runs.id"
+        f" WHERE runs.engine = ? AND runs.{UNFINISHED} AND runs.command > 0 ORDER BY c.run_id, c.number",
+        engine,
+    )
+    return [
+        Command(run=run, number=number, verb=verb, data=data, at_ms=at_ms)
+        for run, number, verb, data, at_ms in rows
+        if number > after.get(run, 0)
+    ]
+
+
+def unloaded(tx: Transaction, engine: str, epoch: int, limit: int) -> list[RunRow]:
+    sql = (
+        f"SELECT {RUN_COLUMNS} FROM runs WHERE engine = ? AND {UNFINISHED} AND loaded < ?"
+        f" ORDER BY {RANK}, accepted_ms, id LIMIT ?"
+    )
+    return [run_row(row) for row in tx.all(sql, engine, epoch, limit)]
+
+
+def unfinished(tx: Transaction, engine: str) -> int:
+    row = tx.one(f"SELECT COUNT(*) FROM runs WHERE engine = ? AND {UNFINISHED}", engine)
+    return int(row[0]) if row else 0

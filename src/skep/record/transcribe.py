@@ -1,0 +1,117 @@
+"""Copies an engine's events into the record: the mark first, then the events, then the rows that they change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Final
+
+import msgspec
+
+from skep.errors import RecordError, StaleEpochError
+from skep.model.event import Event
+from skep.record.dialect import Bulk, Transaction, Trouble
+from skep.record.fold import clean, fold
+
+log = logging.getLogger(__name__)
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def _keep(table: str, *columns: str) -> str:
+    return ", ".join(f"{column} = COALESCE(excluded.{column}, {table}.{column})" for column in columns)
+
+
+_CHUNKS: Final = Bulk("INSERT INTO events (run_id, epoch, first, last, count, at_ms, events) VALUES", "(?, ?, ?, ?, ?, ?, ?)")
+_TASKS: Final = Bulk(
+    "INSERT INTO tasks (run_id, idx, state, attempts, node, reason, started_ms, finished_ms, output, error) VALUES",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "ON CONFLICT (run_id, idx) DO UPDATE SET state = excluded.state, "
+    + _keep("tasks", "attempts", "node", "reason", "started_ms", "finished_ms", "output", "error"),
+)
+_ATTEMPTS: Final = Bulk(
+    "INSERT INTO attempts (run_id, idx, attempt, state, token_epoch, token_n, first_epoch, first_n, node, granted_ms,"
+    " started_ms, finished_ms, error) VALUES",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "ON CONFLICT (run_id, idx, attempt) DO UPDATE SET state = excluded.state,"
+    " first_epoch = COALESCE(attempts.first_epoch, excluded.first_epoch),"
+    " first_n = COALESCE(attempts.first_n, excluded.first_n), "
+    + _keep("attempts", "token_epoch", "token_n", "node", "granted_ms", "started_ms", "finished_ms", "error"),
+)
+_EXPANSIONS: Final = Bulk(
+    "INSERT INTO expansions (run_id, parent, first, count) VALUES",
+    "(?, ?, ?, ?)",
+    "ON CONFLICT (run_id, parent) DO UPDATE SET first = excluded.first, count = excluded.count",
+)
+# The casts are for PostgreSQL, which cannot tell the types of a free-standing VALUES.
+_READY: Final = Bulk(
+    "WITH news (run_id, idx) AS (VALUES",
+    "(CAST(? AS TEXT), CAST(? AS BIGINT))",
+    ") UPDATE tasks SET state = 2, reason = '' FROM news"
+    " WHERE tasks.run_id = news.run_id AND tasks.idx = news.idx AND tasks.state < 5",
+)
+_RUNS: Final = Bulk(
+    "WITH news (id, loaded, state, reason, paused, started_ms, finished_ms, task_count) AS (VALUES",
+    "(CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT),"
+    " CAST(? AS BIGINT), CAST(? AS BIGINT))",
+    ") UPDATE runs SET loaded = COALESCE(news.loaded, runs.loaded), state = COALESCE(news.state, runs.state),"
+    " reason = COALESCE(news.reason, runs.reason), paused = COALESCE(news.paused, runs.paused),"
+    " started_ms = CASE runs.started_ms WHEN 0 THEN COALESCE(news.started_ms, 0) ELSE runs.started_ms END,"
+    " finished_ms = COALESCE(news.finished_ms, runs.finished_ms),"
+    " task_count = CASE WHEN news.task_count > runs.task_count THEN news.task_count ELSE runs.task_count END"
+    " FROM news WHERE runs.id = news.id",
+)
+
+
+def transcribe(tx: Transaction, engine: str, epoch: int, after: int, events: Sequence[Event]) -> None:
+    """See `Record.transcribe`. Raises RecordError when the events do not follow `after` one by one."""
+    last = after + len(events)
+    if events and (events[0].n != after + 1 or events[-1].n != last):
+        raise RecordError(f"events {events[0].n} to {events[-1].n} do not follow mark {after} one by one; read them again")
+    if not tx.run("UPDATE engines SET mark = ? WHERE id = ? AND epoch = ? AND mark = ?", last, engine, epoch, after):
+        raise StaleEpochError(f"engine {engine}: the record is not at mark {after} of epoch {epoch}; read its row again")
+    if events:
+        _apply(tx, engine, epoch, after, events)
+
+
+def _apply(tx: Transaction, engine: str, epoch: int, after: int, events: Sequence[Event]) -> None:
+    """Writes a batch; one that fails for what it holds is cut in halves until the bad event stands alone in `rejected`."""
+    try:
+        with tx.savepoint():
+            _write(tx, epoch, events)
+    except Exception as error:
+        if tx.dialect.trouble(error) is not Trouble.DATA:
+            raise
+        if len(events) > 1:
+            middle = len(events) // 2
+            _apply(tx, engine, epoch, after, events[:middle])
+            _apply(tx, engine, epoch, after + middle, events[middle:])
+            return
+        _reject(tx, engine, epoch, after + 1, events[0], error)
+
+
+def _reject(tx: Transaction, engine: str, epoch: int, n: int, event: Event, error: Exception) -> None:
+    log.error("event %d-%d of engine %s is rejected: %s; the event: %.300r", epoch, n, engine, error, event)
+    text = clean(f"{type(error).__name__}: {error}")
+    body = repr(event).encode("utf-8", "backslashreplace")
+    tx.run("INSERT INTO rejected (engine, epoch, n, error, event) VALUES (?, ?, ?, ?, ?)", engine, epoch, n, text, body)
+
+
+def _write(tx: Transaction, epoch: int, events: Sequence[Event]) -> None:
+    changes = fold(epoch, events)
+    tx.many(
+        _CHUNKS,
+        [
+            (run, epoch, chunk[0].n, chunk[-1].n, len(chunk), chunk[-1].at_ms, _ENCODER.encode(chunk))
+            for run, chunk in changes.chunks.items()
+        ],
+    )
+    astuple = msgspec.structs.astuple
+    # In the order of the primary keys: the tables are their own index, and neighbours share a page.
+    key = itemgetter(0, 1)
+    tx.many(_READY, [place for place in changes.ready if place not in changes.tasks])
+    tx.many(_TASKS, sorted(map(astuple, changes.tasks.values()), key=key))
+    tx.many(_ATTEMPTS, sorted(map(astuple, changes.attempts.values()), key=key))
+    tx.many(_EXPANSIONS, [(*place, *children) for place, children in changes.expansions.items()])
+    tx.many(_RUNS, [astuple(run) for run in changes.runs.values()])
