@@ -53,6 +53,8 @@ class Readers:
                 self._all.append(tx)
         try:
             return call(tx)
+        except SkepError:
+            raise
         except Exception as error:
             raise told(self._dialect, error) from error
 

@@ -169,9 +169,9 @@ class Record(Protocol):
     # -- transcription
 
     async def transcribe(self, engine: str, epoch: int, after: int, events: Sequence[Event]) -> None:
-        """Appends events and applies them to runs, tasks and attempts, in one transaction that first moves the mark from `after`
-        to the last. They must be contiguous from `after` + 1, else RecordError. Raises StaleEpochError when epoch or mark are
-        not those recorded. An event that cannot be applied is logged and kept in `rejected`; the rest goes on without it."""
+        """Appends events and applies them to runs, tasks and attempts, in one transaction that first moves the mark from
+        `after` to the last. They must be contiguous from `after` + 1, else RecordError. Raises StaleEpochError when epoch or
+        mark are not those recorded. An event that cannot be applied is logged and kept in `rejected`; the rest goes on."""
         ...
 
     async def unfinished(self, engine: str) -> int:

@@ -19,9 +19,10 @@ from skep.model.event import Event
 from skep.model.node import LogChunk
 from skep.model.run import AttemptView, Token
 from skep.record import artifacts, kept, prune, read, runs, schema, transcribe
+from skep.record.connection import Readers
 from skep.record.dialect import Dialect, Sqlite, Transaction
 from skep.record.protocol import Command, EngineRow, Expansion, Fence, NewRun, RunRow, StateValue, TaskRow
-from skep.record.writer import Readers, Writer
+from skep.record.writer import Writer
 
 P = ParamSpec("P")
 T = TypeVar("T")

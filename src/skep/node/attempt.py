@@ -1,0 +1,102 @@
+"""One attempt in the hands of an executor, and how it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from skep.model.node import Call, ErrorInfo, Grant, Outcome
+
+CANCEL, TIMEOUT, DEADLINE, SUPERSEDED = "cancel", "timeout", "deadline", "superseded"
+"""Why an attempt is stopped."""
+
+MAX_OUTPUT = 64 * 1024
+"""Bytes of JSON that travel with an outcome; what is larger becomes an artifact."""
+
+NULL = b"null"
+
+
+class Attempt:
+    """A lease being worked on. Its executor calls exactly one of `succeed`, `fail`, `snooze`; whatever comes after is ignored."""
+
+    __slots__ = ("_finished", "call", "ended", "grant", "started_ns", "stopped", "work")
+
+    def __init__(self, grant: Grant, call: Call, finished: Callable[[Attempt, Outcome], None]) -> None:
+        self.grant = grant
+        self.call = call
+        self.started_ns = time.monotonic_ns()
+        self.stopped: str | None = None
+        """Why it is being stopped, once it is."""
+        self.ended = False
+        self.work: object = None
+        """Whatever the executor needs to find again in order to stop it."""
+        self._finished = finished
+
+    def succeed(self, output: bytes = NULL) -> None:
+        """`output` is JSON."""
+        self._end("succeeded", output=output)
+
+    def fail(self, error: ErrorInfo, delay_ms: int = 0) -> None:
+        """An attempt that was stopped fails, or is cancelled, for the reason it was stopped for."""
+        self._end("failed", error=error, delay_ms=delay_ms)
+
+    def snooze(self, delay_ms: int) -> None:
+        self._end("snoozed", delay_ms=delay_ms)
+
+    def _end(self, result: str, output: bytes = b"", error: ErrorInfo | None = None, delay_ms: int = 0) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        if self.stopped is not None and result != "succeeded":
+            result, error = self._stopped_as(error)
+        grant = self.grant
+        ran_ms = (time.monotonic_ns() - self.started_ns) // 1_000_000
+        self._finished(
+            self,
+            Outcome(grant.run, grant.task, grant.token, grant.attempt, result, output, error, ran_ms, delay_ms, grant.failures),
+        )
+
+    def _stopped_as(self, error: ErrorInfo | None) -> tuple[str, ErrorInfo]:
+        detail = f" ({error.type}: {error.message})" if error is not None and error.type not in ("Signal", "Cancelled") else ""
+        if self.stopped == TIMEOUT:
+            return "failed", ErrorInfo(
+                "Timeout", f"still running after its timeout of {self.grant.timeout_ms / 1000:g} s{detail}"
+            )
+        if self.stopped == DEADLINE:
+            return "failed", ErrorInfo("Deadline", f"still running at the task's deadline{detail}")
+        return "cancelled", ErrorInfo("Cancelled", f"stopped: {self.stopped}{detail}")
+
+
+class Host(Protocol):
+    """What a node offers its executors. All of it may be called from the node's loop only."""
+
+    def write_log(self, attempt: Attempt, stream: str, data: bytes) -> None:
+        """Keeps output (`out`, `err`, `log`) up to the node's cap for one attempt; says once where it was cut."""
+        ...
+
+    def show_progress(self, attempt: Attempt, done: float, total: float, message: str) -> None: ...
+
+    async def call(self, attempt: Attempt, verb: str, *args: object) -> object:
+        """Does what the attempt's code asks for: see `skep.node.context.VERBS`."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs one kind of task."""
+
+    name: str
+
+    async def open(self, host: Host) -> None: ...
+
+    async def close(self) -> None:
+        """Stops what still runs and waits for it, a few seconds at the most."""
+        ...
+
+    def start(self, attempt: Attempt) -> None:
+        """Begins; returns at once. Must not raise: what goes wrong is the attempt's failure."""
+        ...
+
+    def stop(self, attempt: Attempt) -> None:
+        """Ends the attempt soon, for the reason in `attempt.stopped`. Harmless when it has ended, or is being stopped."""
+        ...

@@ -1,0 +1,171 @@
+"""What the code of a running task can ask for: log, progress, checkpoint, lock, shared state, snooze, attempt, token.
+
+The same calls work in plain functions, in coroutines and in isolated worker processes; what differs is the `Port` behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, NoReturn, Protocol
+
+import msgspec
+
+from skep.engine.protocol import EXCLUSIVE
+from skep.errors import SkepError, SupersededError
+from skep.model.run import Token
+from skep.model.units import parse_duration_ms
+
+VERBS = ("load_checkpoint", "save_checkpoint", "get_state", "put_state", "claim", "release", "put_artifact", "get_artifact")
+"""What `Port.call` understands; the arguments are those of the link, without run, task and token."""
+
+SAVE_LIMIT = 8 * 1024 * 1024
+"""Bytes of JSON in one checkpoint or one value of the shared state."""
+
+
+class Snoozed(BaseException):
+    """Raised by `context.snooze`: not a failure, so `except Exception` in user code lets it pass."""
+
+    def __init__(self, delay_ms: int) -> None:
+        super().__init__(f"snoozed for {delay_ms} ms")
+        self.delay_ms = delay_ms
+
+
+class TaskCancelled(BaseException):
+    """Raised inside a plain function that is being cancelled or has run out of time."""
+
+
+class Port(Protocol):
+    """The way out of user code."""
+
+    def log(self, stream: str, data: bytes) -> None: ...
+
+    def progress(self, done: float, total: float, message: str) -> None: ...
+
+    def call(self, verb: str, *args: Any) -> Any:
+        """Blocks until the node has answered."""
+        ...
+
+    def call_async(self, verb: str, *args: Any) -> Awaitable[Any]: ...
+
+
+class Checkpoint:
+    """A value that the task's next attempt finds, wherever it runs."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def load(self, default: Any = None) -> Any:
+        """The last value saved by any attempt of this task, else `default`."""
+        data = self._port.call("load_checkpoint")
+        return default if data is None else msgspec.json.decode(data)
+
+    def save(self, value: Any) -> None:
+        """Keeps a JSON value; returns once it is committed. Raises SupersededError when the lease is gone."""
+        self._port.call("save_checkpoint", _encode(value, "a checkpoint"))
+
+
+class SharedState:
+    """Values shared by all tasks of a namespace, with versions and a life time."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, else `default`."""
+        return self.get_versioned(key, default)[0]
+
+    def get_versioned(self, key: str, default: Any = None) -> tuple[Any, int]:
+        """The value and its version; version 0 means that there is none."""
+        found = self._port.call("get_state", key)
+        return (default, 0) if found is None else (msgspec.json.decode(found[0]), found[1])
+
+    def put(self, key: str, value: Any, *, ttl: str | float = "7d", expect: int | None = None) -> int:
+        """Stores a JSON value and answers its new version.
+
+        `expect`: store only if the version is this one now (0: absent), else ConflictError. `ttl`: how long it is kept.
+        """
+        return int(self._port.call("put_state", key, _encode(value, "a shared value"), parse_duration_ms(ttl), expect))
+
+
+class Lock:
+    """A fleet-wide lock, held in a `with` or `async with` block and given back at its end, or with the lease."""
+
+    def __init__(self, port: Port, key: str, hold_ms: int, shared: bool) -> None:
+        self._port = port
+        self._args = (key, 1 if shared else EXCLUSIVE, hold_ms, True)
+
+    def __enter__(self) -> Lock:
+        self._check(self._port.call("claim", *self._args))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._port.call("release", self._args[0])
+
+    async def __aenter__(self) -> Lock:
+        self._check(await self._port.call_async("claim", *self._args))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._port.call_async("release", self._args[0])
+
+    def _check(self, answer: str) -> None:
+        if answer != "ok":
+            raise SupersededError(f"the lock '{self._args[0]}' was not given: {answer}; this attempt has lost its lease")
+
+
+class TaskContext:
+    """The context of one attempt."""
+
+    def __init__(self, port: Port, *, run: str, task: str, attempt: int, token: Token) -> None:
+        self._port = port
+        self.run_id = run
+        self.task_name = task
+        self.attempt = attempt
+        """1 for the first try."""
+        self.token = str(token)
+        """Names this attempt for ever, `epoch-number`: give it to outside systems that can refuse an older one."""
+        self.checkpoint = Checkpoint(port)
+        self.state = SharedState(port)
+
+    def log(self, *parts: object) -> None:
+        """Writes one line to the task's log."""
+        self._port.log("log", (" ".join(str(part) for part in parts) + "\n").encode("utf-8", "replace"))
+
+    def progress(self, done: float, total: float = 1.0, message: str = "") -> None:
+        """Shows how far the task is: `done` of `total`."""
+        self._port.progress(float(done), float(total), str(message)[:200])
+
+    def lock(self, name: str, *, limit: str | float = "10m", shared: bool = False) -> Lock:
+        """A lock over the whole fleet; it is freed after `limit` whatever happens. Shared holders do not exclude each other."""
+        return Lock(self._port, name, parse_duration_ms(limit), shared)
+
+    def snooze(self, delay: str | float) -> NoReturn:
+        """Ends this attempt now; the task runs again after `delay`. No retry is used up."""
+        raise Snoozed(max(parse_duration_ms(delay), 1))
+
+
+current: ContextVar[TaskContext] = ContextVar("skep_context")
+
+
+def current_context() -> TaskContext:
+    """The context of the task that is running here. Raises SkepError outside of one."""
+    try:
+        return current.get()
+    except LookupError:
+        raise SkepError("skep.context works only inside a running task; call the function through a workflow") from None
+
+
+def _encode(value: Any, what: str) -> bytes:
+    try:
+        data = msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(f"{what} must be JSON (numbers, texts, lists, dictionaries with text keys): {error}") from None
+    if len(data) > SAVE_LIMIT:
+        raise ValueError(
+            f"{what} may have {SAVE_LIMIT // 2**20} MiB of JSON, this one has {len(data) / 2**20:.1f} MiB: use a file"
+        )
+    return data

@@ -1,0 +1,110 @@
+"""User functions: how they are found, and how what they give or raise becomes data."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skep.model.node import ErrorInfo
+
+Function = Callable[..., Any]
+
+registry: dict[str, Function] = {}
+"""Functions that this process already has, by reference (`@task` puts them here), so that `__main__` is not imported twice."""
+
+MAX_MESSAGE = 4_000
+MAX_TRACEBACK = 16_000
+
+
+class FunctionNotFound(ImportError):  # noqa: N818  reads as what it is in a task's error
+    """The reference of a Python task leads nowhere on this node."""
+
+
+def find_function(reference: str) -> Function:
+    """The function behind `module:name` or `path/to/file.py:name`. Raises FunctionNotFound, or what the import raises."""
+    known = registry.get(reference)
+    if known is not None:
+        return known
+    place, _, name = reference.rpartition(":")
+    target: Any = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+    for part in name.split("."):
+        target = getattr(target, part, None)
+    function = getattr(target, "function", target)  # a TaskFunction carries the plain one
+    if not callable(function):
+        raise FunctionNotFound(f"there is no function '{name}' in {place}: check the task's `python: {reference}`")
+    registry[reference] = function
+    return function  # type: ignore[no-any-return]
+
+
+def _load_file(path: str) -> Any:
+    """Imports a file under a name of its own, once; its folder is importable, as when it is run."""
+    file = Path(path).resolve()
+    name = "skep_file_" + "".join(c if c.isalnum() else "_" for c in str(file))
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise FunctionNotFound(f"there is no Python file {path} on this node")
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def arguments(args: Any) -> Mapping[str, Any]:
+    """The keyword arguments of a call. Raises TypeError when `with` did not become a mapping."""
+    if args is None:
+        return {}
+    if not isinstance(args, dict):
+        raise TypeError(f"`with` must give the arguments by name, got {type(args).__name__}")
+    return args
+
+
+def encode_result(value: Any) -> bytes:
+    """What a function returned, as JSON. Raises TypeError with advice when it is not JSON."""
+    if value is None:
+        return b"null"
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TypeError(
+            f"the result is not JSON: {error}. Return numbers, texts, lists, dictionaries with text keys, dataclasses or "
+            "msgspec structs; write anything else to a file and return its path"
+        ) from None
+
+
+def error_info(error: BaseException, skip_frames: int = 0) -> ErrorInfo:
+    """An exception as data: type, message, traceback without Skep's own frames, the names of its base classes."""
+    trace = error.__traceback__
+    for _ in range(skip_frames):
+        trace = trace.tb_next if trace is not None else None
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001  user code: even its __str__ may raise
+        message = f"(its text cannot be made: {type(broken).__name__})"
+    text = "".join(traceback.format_exception(type(error), error, trace)) if trace is not None else ""
+    kind = type(error)
+    return ErrorInfo(
+        type=kind.__name__,
+        message=clean(message)[:MAX_MESSAGE],
+        traceback=clean(text)[-MAX_TRACEBACK:],
+        parents=tuple(base.__name__ for base in kind.__mro__[1:] if base not in (object, BaseException)),
+    )
+
+
+def clean(text: str) -> str:
+    """Text that every JSON reader and database takes: no lone surrogates, no NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
