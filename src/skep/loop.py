@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,10 @@ class Loop:
     name = "loop"
     interval_s: float = 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, step: Callable[[], Awaitable[bool]] | None = None, name: str | None = None) -> None:
+        """`step`: what `run_once` does, where no class of its own is worth it."""
+        self._step = step
+        self.name = name or self.name
         self._wakened = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -33,7 +37,9 @@ class Loop:
 
     async def run_once(self) -> bool:
         """Does one bounded piece of work. True when there is more to do at once."""
-        raise NotImplementedError
+        if self._step is None:
+            raise NotImplementedError(f"the loop {self.name} has nothing to do")
+        return await self._step()
 
     def wake(self) -> None:
         """Asks for a pass now; any number of calls before the pass give one pass. Called on the loop's own thread."""
@@ -65,7 +71,7 @@ class Loop:
             try:
                 more = await self.run_once()
                 pause_s = FIRST_PAUSE_S
-            except Exception:  # noqa: BLE001  a loop outlives whatever one pass meets; the trouble is logged and counted
+            except Exception:
                 self.failures += 1
                 log.exception("%s: a pass failed; next try in %.2f s", self.name, pause_s)
                 await self._wait(pause_s)

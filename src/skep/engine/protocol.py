@@ -15,8 +15,8 @@ from typing import Final, Literal, NamedTuple, Protocol
 import msgspec
 
 from skep.model.event import Event
-from skep.model.node import Grant, LockGrant, NodeInfo, Stop
-from skep.model.run import Shape, Token
+from skep.model.node import Grant, LiveNode, LockGrant, NodeInfo, Stop
+from skep.model.run import EXCLUSIVE, Claim, ReadyTask, Shape, Token
 
 OK: Final = "ok"
 NOT_FOUND: Final = "not_found"
@@ -62,8 +62,6 @@ RELEASE_LIMIT: Final = 500
 LOAD_VALID_MS: Final = 30_000
 FORGET_MS: Final = 60_000
 """How long the live state of an ended run stays beyond the mark."""
-EXCLUSIVE: Final = 1_000_000
-"""Units of a lock: an exclusive holder takes all, a shared one takes one."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -83,35 +81,12 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     paused: bool = False
 
 
-class ReadyTask(NamedTuple):
-    """A task that may start, as `place` must see it to decide."""
-
-    run: str
-    task: int
-    version: int
-    """Grows with every step into and out of ready; a decision holds for one version."""
-    failing: bool
-    """The run has failed: only what asked to run always, or has begun, may start."""
-    unmet: int
-    """How many of the tasks it needs ended without being met."""
-    attempts: int
-    failures: int
-
-
 class ReadyClass(NamedTuple):
     """The first tasks of one requirement class, best score first."""
 
     namespace: str
     name: str
     tasks: list[ReadyTask]
-
-
-class Claim(NamedTuple):
-    """Units of something bounded that is shared by the fleet."""
-
-    key: str
-    units: int
-    cap: int
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):
@@ -271,16 +246,6 @@ class InboxEntry(NamedTuple):
     entry: Grant | Stop | LockGrant
 
 
-class LiveNode(NamedTuple):
-    """A node as the router sees it."""
-
-    info: NodeInfo
-    free: dict[str, int]
-    """Units free by resource: slots, cpu (thousandths of a core), memory, vram (bytes)."""
-    leases: int
-    draining: bool
-
-
 class LiveTask(NamedTuple):
     """One task's live state."""
 
@@ -290,6 +255,9 @@ class LiveTask(NamedTuple):
     node: str
     met: bool
     """Ended in a way that lets those who need it go on."""
+    first: int = -1
+    """For a map parent that was expanded: the index of its first child, `children` of them in a row."""
+    children: int = 0
 
 
 class Promoted(NamedTuple):
@@ -368,6 +336,10 @@ class Engine(Protocol):
 
     async def events(self, after: int, limit: int) -> list[Event]:
         """Events of this epoch above number `after`, in order, without gaps."""
+        ...
+
+    async def backlog(self) -> int:
+        """How many events are not yet trimmed."""
         ...
 
     async def trim(self, mark: int) -> None:

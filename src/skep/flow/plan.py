@@ -32,7 +32,23 @@ _encode = msgspec.json.Encoder().encode
 class TaskPlan:
     """One task, ready to be decided on. Equal tasks share one."""
 
-    __slots__ = ("args", "call", "claims", "constant_call", "cwd", "env", "handles", "item_when", "locks", "map", "runs_always", "spec", "takes", "timeout_ms", "uses", "when")  # fmt: skip
+    __slots__ = (
+        "args",
+        "call",
+        "constant_call",
+        "cwd",
+        "env",
+        "handles",
+        "item_when",
+        "locks",
+        "map",
+        "runs_always",
+        "spec",
+        "takes",
+        "timeout_ms",
+        "uses",
+        "when",
+    )
 
     def __init__(self, spec: TaskSpec) -> None:
         self.spec = spec
@@ -122,7 +138,10 @@ def _task(
         and spec.map is None
         and "${{" not in str(spec.call)
     )
-    key = (spec.executor, spec.call, spec.cwd, spec.requires, spec.resources, spec.timeout_ms, spec.retry, spec.isolation, spec.on_failure, spec.type)  # fmt: skip
+    key = (
+        *(spec.executor, spec.call, spec.cwd, spec.requires, spec.resources),
+        *(spec.timeout_ms, spec.retry, spec.isolation, spec.on_failure, spec.type),
+    )
     if plain and (known := interned.get(key)) is not None:
         return known
     plan = TaskPlan(spec)

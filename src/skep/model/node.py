@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,16 @@ class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     region: str = "local"
     cost_per_hour: float = 0.0
     weight: float = 1.0
+
+
+class LiveNode(NamedTuple):
+    """A node as the router sees it."""
+
+    info: NodeInfo
+    free: dict[str, int]
+    """Units free by resource: slots, cpu (thousandths of a core), memory, vram (bytes)."""
+    leases: int
+    draining: bool
 
 
 class Requirement(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
@@ -77,6 +87,8 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     timeout_ms: int = 0
     failures: int = 0
     """Attempts of this task that failed before this one (lost and snoozed ones not counted)."""
+    parent: int = -1
+    """For a map child: its parent."""
 
 
 class Stop(msgspec.Struct, frozen=True, gc=False):
@@ -122,6 +134,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     delay_ms: int = 0
     """`snoozed`: when to come back. `failed`: a delay the task itself asked for."""
     failures: int = 0
+    parent: int = -1
 
 
 class LogChunk(msgspec.Struct, frozen=True, gc=False):
@@ -146,3 +159,16 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     done: float
     total: float
     message: str = ""
+
+
+_ARTIFACT = b"@"
+
+
+def artifact_reference(artifact: str) -> bytes:
+    """What stands in the place of an output that is kept as an artifact. No JSON text begins like it."""
+    return _ARTIFACT + artifact.encode()
+
+
+def artifact_of(output: bytes) -> str | None:
+    """The id of the artifact that an output stands for; None when it is the output itself."""
+    return output[1:].decode() if output[:1] == _ARTIFACT else None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 MAX_TASKS = 200_000
 """Tasks in one run, map children included; and live tasks in one engine."""
+
+EXCLUSIVE: Final = 1_000_000
+"""Units of a lock: an exclusive holder takes all, a shared one takes one."""
 
 
 class Policy(IntEnum):
@@ -69,6 +72,42 @@ class Shape(msgspec.Struct, frozen=True, eq=False):
     @property
     def size(self) -> int:
         return len(self.pending)
+
+
+class ReadyTask(NamedTuple):
+    """A task that may start, as `place` must see it to decide."""
+
+    run: str
+    task: int
+    version: int
+    """Grows with every step into and out of ready; a decision holds for one version."""
+    failing: bool
+    """The run has failed: only what asked to run always, or has begun, may start."""
+    unmet: int
+    """How many of the tasks it needs ended without being met."""
+    attempts: int
+    failures: int
+    parent: int = -1
+    """For a map child: its parent, and its place in the list."""
+    child: int = -1
+
+
+class Claim(NamedTuple):
+    """Units of something bounded that is shared by the fleet."""
+
+    key: str
+    units: int
+    cap: int
+
+
+def lock_key(namespace: str, name: str) -> str:
+    """The claim behind a lock's name."""
+    return f"lock:{namespace}:{name}"
+
+
+def lock_name(key: str) -> str:
+    """The name that `lock_key` made the key from."""
+    return key.split(":", 2)[2]
 
 
 class AttemptView(msgspec.Struct, omit_defaults=True):

@@ -20,12 +20,22 @@ NULL = b"null"
 class Attempt:
     """A lease being worked on. Its executor calls exactly one of `succeed`, `fail`, `snooze`; whatever comes after is ignored."""
 
-    __slots__ = ("_finished", "call", "ended", "grant", "started_ns", "stopped", "work")
+    __slots__ = ("_clock", "_finished", "call", "ended", "grant", "offsets", "started", "stopped", "work")
 
-    def __init__(self, grant: Grant, call: Call, finished: Callable[[Attempt, Outcome], None]) -> None:
+    def __init__(
+        self,
+        grant: Grant,
+        call: Call,
+        finished: Callable[[Attempt, Outcome], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` tells monotonic seconds."""
         self.grant = grant
         self.call = call
-        self.started_ns = time.monotonic_ns()
+        self.started = clock()
+        self.offsets: dict[str, int] | None = None
+        """Bytes written so far, by stream."""
+        self._clock = clock
         self.stopped: str | None = None
         """Why it is being stopped, once it is."""
         self.ended = False
@@ -51,10 +61,22 @@ class Attempt:
         if self.stopped is not None and result != "succeeded":
             result, error = self._stopped_as(error)
         grant = self.grant
-        ran_ms = (time.monotonic_ns() - self.started_ns) // 1_000_000
+        ran_ms = int((self._clock() - self.started) * 1000)
         self._finished(
             self,
-            Outcome(grant.run, grant.task, grant.token, grant.attempt, result, output, error, ran_ms, delay_ms, grant.failures),
+            Outcome(
+                grant.run,
+                grant.task,
+                grant.token,
+                grant.attempt,
+                result,
+                output,
+                error,
+                ran_ms,
+                delay_ms,
+                grant.failures,
+                grant.parent,
+            ),
         )
 
     def _stopped_as(self, error: ErrorInfo | None) -> tuple[str, ErrorInfo]:

@@ -12,9 +12,8 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
-from skep.engine.protocol import EXCLUSIVE
 from skep.errors import SkepError, SupersededError
-from skep.model.run import Token
+from skep.model.run import EXCLUSIVE, Token
 from skep.model.units import parse_duration_ms
 
 VERBS = ("load_checkpoint", "save_checkpoint", "get_state", "put_state", "claim", "release", "put_artifact", "get_artifact")

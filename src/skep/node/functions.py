@@ -23,7 +23,7 @@ MAX_MESSAGE = 4_000
 MAX_TRACEBACK = 16_000
 
 
-class FunctionNotFound(ImportError):  # noqa: N818  reads as what it is in a task's error
+class FunctionNotFound(ImportError):
     """The reference of a Python task leads nowhere on this node."""
 
 

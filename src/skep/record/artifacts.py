@@ -35,6 +35,7 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._new = folder / "new"
 
     def path(self, artifact: str) -> Path:
         """Raises NotFoundError for what is no artifact's id."""
@@ -49,7 +50,8 @@ class Files:
             if path.exists() and path.stat().st_size == len(data):
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
+            self._new.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._new, delete=False) as file:
                 try:
                     file.write(data)
                     file.flush()
@@ -77,6 +79,12 @@ class Files:
 
     def remove(self, artifact: str) -> None:
         self.path(artifact).unlink(missing_ok=True)
+
+    def sweep(self, before_ms: int) -> None:
+        """Removes what a process that died left half-written before then."""
+        for file in self._new.glob("*"):
+            if file.stat().st_mtime_ns // 1_000_000 < before_ms:
+                file.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

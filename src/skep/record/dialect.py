@@ -1,7 +1,8 @@
 """What differs between databases: connecting, column types, how a transaction begins, and what an error means.
 
 Every statement elsewhere in this package is written with `?` and valid on SQLite 3.40 and PostgreSQL 15; a second database is a
-second class like `Sqlite` and a `Transaction` that puts its own placeholder in.
+second class like `Sqlite` and a `Transaction` that puts its own placeholder in. (PostgreSQL will also want each call of a group
+in a savepoint: there a failed statement spoils its transaction. SQLite undoes the statement alone, which is free.)
 """
 
 from __future__ import annotations
@@ -134,6 +135,14 @@ class Dialect(Protocol):
         ...
 
 
+_PRAGMAS: Final = (
+    "page_size=8192",  # before the first table; rows with small outputs and the lists of events fit fewer pages
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "wal_autocheckpoint=2000",
+    "cache_size=-32000",
+    "temp_store=MEMORY",
+)
 _DATA_CODES: Final = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE}
 _BUSY_CODES: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _ADVICE: Final = {
@@ -181,7 +190,7 @@ class Sqlite:
             cached_statements=256,
         )
         try:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-32000", "temp_store=MEMORY"):
+            for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
             if read_only:
                 connection.execute("PRAGMA query_only=ON")

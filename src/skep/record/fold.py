@@ -166,15 +166,19 @@ def _ready(changes: Changes, event: Event, _: bytes) -> None:
 
 
 def _granted(changes: Changes, event: Event, _: bytes) -> None:
-    task = changes.task(event, event.task, RUNNING)
-    task.attempts, task.node = event.attempt, event.node
-    task.started_ms, task.finished_ms, task.error = event.at_ms, 0, b""
-    attempt = changes.attempt(event, "running")
-    attempt.node, attempt.granted_ms = event.node, event.at_ms
-    attempt.started_ms, attempt.finished_ms, attempt.error = 0, 0, b""
-    attempt.token_epoch, attempt.token_n = event.token_epoch or changes.epoch, event.token or event.n
-    if attempt.first_epoch is None:
-        attempt.first_epoch, attempt.first_n = attempt.token_epoch, attempt.token_n
+    # Half of all events are grants: so both rows are made at once rather than field by field.
+    run, index, number, node, at_ms = event.run, event.task, event.attempt, event.node, event.at_ms
+    epoch, n = event.token_epoch or changes.epoch, event.token or event.n
+    if not run or index < 0 or number < 1:
+        raise ValueError(f"a grant of task {index}, attempt {number}, in run {run!r}")
+    old = changes.tasks.get((run, index))
+    output = old.output if old else None
+    changes.tasks[run, index] = TaskChange(run, index, RUNNING, number, node, event.reason, at_ms, 0, output, b"")
+    again = changes.attempts.get((run, index, number))
+    first_epoch, first_n = (epoch, n) if again is None or again.first_n is None else (again.first_epoch, again.first_n)
+    changes.attempts[run, index, number] = AttemptChange(
+        run, index, number, "running", epoch, n, first_epoch, first_n, node, at_ms, 0, 0, b""
+    )
 
 
 def _end_attempt(changes: Changes, event: Event, state: str) -> None:

@@ -72,7 +72,8 @@ class RunRow(msgspec.Struct, kw_only=True):
 
 
 class TaskRow(msgspec.Struct, kw_only=True):
-    """A task as recorded. A task without a row is waiting; the record does not tell ready from waiting."""
+    """A task as recorded. One without a row has not begun: waiting, or ready for the first time, which the record does not
+    tell apart."""
 
     index: int
     state: int
@@ -142,7 +143,7 @@ class Record(Protocol):
 
     async def abandon(self, engine: str, now_ms: int) -> int:
         """Ends every unfinished run of an embedded engine as failed (`abandoned`), its unfinished tasks as cancelled, and
-        forgets the engine. Answers how many runs."""
+        forgets the engine. Answers how many runs. Raises WrongStateError for an engine that is not embedded."""
         ...
 
     async def embedded_engines(self) -> list[str]: ...
@@ -155,7 +156,8 @@ class Record(Protocol):
         ...
 
     async def command(self, run: str, verb: str, data: bytes, at_ms: int) -> Command:
-        """Numbers and stores a command. Raises NotFoundError."""
+        """Numbers and stores a command. Raises NotFoundError. `retry` makes an ended run queued and unloaded again, so that
+        `unloaded` and `commands` find it; whether it may be retried is for the caller to check first."""
         ...
 
     async def commands(self, engine: str, after: Mapping[str, int]) -> list[Command]:

@@ -33,4 +33,5 @@ def prune(tx: Transaction, files: Files, *, ended_before_ms: int, now_ms: int, l
         )
         for (artifact,) in tx.all(sql, now_ms - ORPHAN_MS):
             files.remove(artifact)
+        files.sweep(now_ms - ORPHAN_MS)
     return len(ended)

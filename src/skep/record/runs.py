@@ -41,7 +41,7 @@ def embedded_engines(tx: Transaction) -> list[str]:
 _CANCEL_ALL: Final = (
     "WITH RECURSIVE every (idx) AS (SELECT 0 UNION ALL SELECT idx + 1 FROM every WHERE idx + 1 < ?)"
     " INSERT INTO tasks (run_id, idx, state, reason, finished_ms)"
-    f" SELECT ?, idx, {int(TaskState.CANCELLED)}, 'abandoned', ? FROM every WHERE idx < ?"
+    f" SELECT CAST(? AS TEXT), idx, {int(TaskState.CANCELLED)}, 'abandoned', CAST(? AS BIGINT) FROM every WHERE idx < ?"
     " ON CONFLICT (run_id, idx) DO UPDATE"
     " SET state = excluded.state, reason = excluded.reason, finished_ms = excluded.finished_ms"
     f" WHERE tasks.state < {int(TaskState.SUCCEEDED)}"

@@ -34,13 +34,14 @@ READERS: Final = 2
 class SqlRecord:
     """A record in the SQLite file `path`; None: in memory, gone at close.
 
-    `artifacts`: their folder; by default `artifacts` beside the file. `inline`: no threads at all, for tests on virtual time.
+    `folder`: of artifacts; by default `artifacts` beside the file. `inline`: no threads at all, for tests on virtual time.
     """
 
-    def __init__(self, path: Path | None = None, *, artifacts: Path | None = None, inline: bool = False) -> None:
+    def __init__(self, path: Path | None = None, *, folder: Path | None = None, inline: bool = False) -> None:
         self._dialect: Dialect = Sqlite(path)
-        self._folder = artifacts or (path.parent / "artifacts" if path else None)
+        self._folder = folder or (path.parent / "artifacts" if path else None)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.files = artifacts.Files(self._folder or Path())
         self._inline = inline
         self.writer = Writer(self._dialect, inline=inline)
         """Its `calls`, `commits` and `commit_ms` are counted since the start."""
@@ -73,22 +74,19 @@ class SqlRecord:
     # -- its life
 
     async def open(self) -> None:
-        if not self._inline and self._threads is None:
+        if self._threads is None and not self._inline:
             self._threads = ThreadPoolExecutor(READERS, "skep-reader")
         try:
-            await self._aside(self._connect)
+            await self._aside(self.writer.open)
             await self._write(schema.ensure)
         except BaseException:
             await self.close()
             raise
-        if self._dialect.shared and not self._inline:
+        if self._readers is None and self._dialect.shared and not self._inline:
             self._readers = Readers(self._dialect)
-
-    def _connect(self) -> None:
-        if self._folder is None:
+        if self._folder is None and self._temporary is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="skep-artifacts-")
-        self.files = artifacts.Files(self._folder or Path(self._temporary.name if self._temporary else ""))
-        self.writer.open()
+            self.files = artifacts.Files(Path(self._temporary.name))
 
     async def close(self) -> None:
         """Finishes what is queued. Harmless when repeated, and after an `open` that failed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -108,10 +107,9 @@ def _write(tx: Transaction, epoch: int, events: Sequence[Event]) -> None:
         ],
     )
     astuple = msgspec.structs.astuple
-    # In the order of the primary keys: the tables are their own index, and neighbours share a page.
-    key = itemgetter(0, 1)
     tx.many(_READY, [place for place in changes.ready if place not in changes.tasks])
-    tx.many(_TASKS, sorted(map(astuple, changes.tasks.values()), key=key))
-    tx.many(_ATTEMPTS, sorted(map(astuple, changes.attempts.values()), key=key))
+    # In the order of the primary keys, which are unique here: the tables are their own index, and neighbours share a page.
+    tx.many(_TASKS, sorted(map(astuple, changes.tasks.values())))
+    tx.many(_ATTEMPTS, sorted(map(astuple, changes.attempts.values())))
     tx.many(_EXPANSIONS, [(*place, *children) for place, children in changes.expansions.items()])
     tx.many(_RUNS, [astuple(run) for run in changes.runs.values()])

@@ -105,6 +105,7 @@ class Writer:
             except SkepError as error:
                 future.set_exception(error)
         else:
+            future.set_running_or_notify_cancel()  # from here on it cannot be cancelled, so the writer may always set it
             self._submit(_Job(call, future, None))
         return future
 
@@ -187,6 +188,9 @@ class Writer:
                     continue
                 log.error("a transaction of the record failed with %d calls: %s", len(jobs), error)  # noqa: TRY400
                 return [_Answer(job, None, told(self._dialect, error)) for job in jobs]
+            except BaseException:  # an interrupt on the thread of an inline writer
+                self._undo()
+                raise
             self.calls += len(jobs)
             self.commits += 1
             self.commit_ms += ((time.perf_counter() - committing) * 1_000 - self.commit_ms) / min(self.commits, 50)

@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from skep.engine.protocol import OK, Answer, Claim, Done, Engine, Expand, Failure, Load, Park, ReadyTask, Register, RunCommand
-from skep.engine.protocol import Settle, Start
+from skep.engine.protocol import (
+    OK,
+    Answer,
+    Claim,
+    Done,
+    Engine,
+    Expand,
+    Failure,
+    Load,
+    Park,
+    ReadyTask,
+    Register,
+    RunCommand,
+    Settle,
+    Start,
+)
 from skep.model.event import Event
 from skep.model.node import NodeInfo
 from skep.model.run import Policy, Shape, Token
@@ -81,6 +95,8 @@ class RunHistory:
             self.needs[then].append(first)
         self.states: list[TaskState] = []
         self.attempts: list[int] = []
+        self.reasons: dict[int, str] = {}
+        """Why a task came to its state, as its last event says."""
         self.leases: dict[int, Lease] = {}
         self.children: dict[int, range] = {}
         self.paused = False
@@ -97,10 +113,21 @@ class RunHistory:
         """Whether all that a task needs has ended; for a map child, whether its parent's window has room."""
         if task < len(self.needs):
             return all(self.states[other].ended for other in self.needs[task])
-        parent, siblings = next((item for item in self.children.items() if task in item[1]))
+        parent, siblings = next((item for item in self.children.items() if task in item[1]), (0, range(0)))
         window = self.graph.windows[parent] if self.graph else 0
         begun = sum(not self.states[child].ended and self.states[child] != TaskState.WAITING for child in siblings)
         return not window or begun < window
+
+    def met(self, task: int) -> bool:
+        """Whether a task ended in a way that lets those who need it go on."""
+        match self.states[task]:
+            case TaskState.SUCCEEDED:
+                return True
+            case TaskState.SKIPPED:
+                return self.reasons.get(task) == "when"
+            case TaskState.FAILED:
+                return self.graph is not None and self.graph.policies[task] == Policy.CONTINUE
+        return False
 
 
 class History:
@@ -167,7 +194,7 @@ class History:
         if event.count:
             run.children[task] = range(event.first, event.first + event.count)
             run.grow(event.first + event.count)
-        run.states[task] = target
+        run.states[task], run.reasons[task] = target, event.reason
 
 
 class MovableClock(Protocol):
@@ -214,7 +241,7 @@ class Driver:
     def chunk(self, graph: Shape, run: str = "r", first: int = 0, count: int | None = None, **options: Any) -> Load:
         now_ms = self.clock.now_ms()
         self.history.graphs[run] = graph
-        given = {"namespace": "default", "read_ms": now_ms, "accepted_ms": now_ms} | options
+        given: dict[str, Any] = {"namespace": "default", "read_ms": now_ms, "accepted_ms": now_ms} | options
         return Load(run=run, shape=graph, first=first, count=graph.size if count is None else count, **given)
 
     async def submit(self, graph: Shape, run: str = "r", **options: Any) -> None:
@@ -222,7 +249,9 @@ class Driver:
         assert await self.tell("load", self.chunk(graph, run, **options)) == OK
         assert await self.tell("open", run) == OK
 
-    async def command(self, verb: str, number: int = 1, run: str = "r", reason: str = "", tasks: tuple[int, ...] = ()) -> Answer:
+    async def command(
+        self, verb: str, number: int = 1, run: str = "r", reason: str = "", tasks: tuple[int, ...] = ()
+    ) -> Answer:
         return await self.tell(verb, RunCommand(run, number, reason, tasks))
 
     async def states(self, run: str = "r") -> str:

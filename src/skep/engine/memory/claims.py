@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Sequence
 
-from skep.engine.protocol import Claim
+from skep.model.run import Claim
 
 
 class Waiter:

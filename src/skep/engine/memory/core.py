@@ -147,5 +147,8 @@ class MemoryEngine:
     async def events(self, after: int, limit: int) -> list[Event]:
         return self.core.events(after, limit)
 
+    async def backlog(self) -> int:
+        return len(self.core.log)
+
     async def trim(self, mark: int) -> None:
         self.core.trim(mark)

@@ -6,9 +6,9 @@ import heapq
 from bisect import insort
 from collections import deque
 
-from skep.engine.protocol import Claim, InboxEntry, Load, ReadyTask
+from skep.engine.protocol import InboxEntry, Load
 from skep.model.node import Grant, LockGrant, NodeInfo, Stop
-from skep.model.run import Policy, Shape
+from skep.model.run import Claim, Policy, ReadyTask, Shape
 from skep.model.state import RunState, TaskState
 
 READY = int(TaskState.READY)
@@ -145,15 +145,12 @@ class LiveRun:
         self.unfinished += count
 
     def as_ready(self, task: int) -> ReadyTask:
-        return ReadyTask(
-            self.id,
-            task,
-            self.version[task],
-            self.failing,
-            self.unmet.get(task, 0),
-            self.attempts[task],
-            self.failures.get(task, 0),
-        )
+        unmet, failures = self.unmet.get(task, 0), self.failures.get(task, 0)
+        seen = (self.id, task, self.version[task], self.failing, unmet, self.attempts[task], failures)
+        if task < self.size:
+            return ReadyTask(*seen)
+        family = self.children[task - self.size]
+        return ReadyTask(*seen, family.parent, task - family.first)
 
 
 class Lease:

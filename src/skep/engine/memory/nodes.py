@@ -16,7 +16,6 @@ from skep.engine.protocol import (
     Answer,
     Ask,
     Beat,
-    Claim,
     InboxEntry,
     LiveNode,
     Promoted,
@@ -24,7 +23,7 @@ from skep.engine.protocol import (
 )
 from skep.errors import NotFoundError
 from skep.model.event import Event
-from skep.model.run import Token
+from skep.model.run import Claim, Token
 
 
 class NodeVerbs(State):

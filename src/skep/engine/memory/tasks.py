@@ -71,7 +71,9 @@ class TaskVerbs(State):
             lease = self.leases.get(live.tokens[task]) if live.states[task] == RUNNING else None
             node = lease.node.info.id if lease else ""
             met = task < live.size and live.met(task)
-            found.append(LiveTask(task, live.states[task], live.attempts[task], node, met))
+            family = live.families.get(task)
+            first, count = (family.first, family.count) if family else (-1, 0)
+            found.append(LiveTask(task, live.states[task], live.attempts[task], node, met, first, count))
         return found
 
     # -- place
@@ -140,7 +142,8 @@ class TaskVerbs(State):
             self.claims.take(item.claims, lease.n)
             self.leave_waiting(run, task)
         failures = run.failures.get(task, 0)
-        node.give(Grant(run.id, task, item.name, attempt, Token(self.epoch, n), item.call, item.timeout_ms, failures))
+        parent = run.base(task) if task >= run.size else -1
+        node.give(Grant(run.id, task, item.name, attempt, Token(self.epoch, n), item.call, item.timeout_ms, failures, parent))
         self.stirred.add(f"node:{item.node}")
         return OK
 

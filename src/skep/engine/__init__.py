@@ -1,0 +1,1 @@
+"""Live coordination: who may do what now. Rebuildable from the record."""

@@ -1,0 +1,48 @@
+"""The feed: recorded events for whoever watches. Nothing is told before it is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from skep.model.event import Event
+
+Listener = Callable[[Sequence[Event]], None]
+
+
+class Feed:
+    """Hands recorded events on, and wakes those who wait for the end of a run."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._ends: dict[str, list[asyncio.Future[Event]]] = {}
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Called with each recorded batch, in order."""
+        for listener in tuple(self._listeners):
+            listener(events)
+        if self._ends:
+            for event in events:
+                if event.kind == "ended":
+                    for future in self._ends.pop(event.run, ()):
+                        if not future.done():
+                            future.set_result(event)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Calls back with every batch; answers how to stop."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def end_of(self, run: str) -> asyncio.Future[Event]:
+        """Resolved by the run's `ended` event, when it is recorded from now on."""
+        future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._ends.setdefault(run, []).append(future)
+        future.add_done_callback(lambda done: self._drop(run, done))
+        return future
+
+    def _drop(self, run: str, future: asyncio.Future[Event]) -> None:
+        waiting = self._ends.get(run)
+        if waiting is not None and future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._ends[run]

@@ -1,0 +1,1 @@
+"""Data only: what a workflow, a run, a task, a node and an event are."""

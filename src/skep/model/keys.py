@@ -1,0 +1,190 @@
+"""Every key of a workflow as people write it: the one table behind reading, writing back, `skep schema` and the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from skep.model import kinds
+from skep.model.fields import Fault, Field, Found, Kind, Table, wrong
+from skep.model.spec import LockSpec, Resources, RetryPolicy
+
+EXECUTORS: Final = ("run", "python")
+PLANNED: Final = frozenset({"http", "agent", "approval", "uses", "wait_for"})
+"""Executors of the design that this version does not run yet."""
+
+TASK_NAME: Final = kinds.names(kinds.TASK_NAME, "a task")
+_NAME: Final = kinds.names(kinds.TASK_NAME, "an input")
+_FUNCTION: Final = kinds.matching(
+    r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*|.+\.py):[^\W\d]\w*(?:\.[^\W\d]\w*)*", "module:function, or path/to/file.py:function"
+)
+_CAPABILITIES: Final = kinds.several(kinds.matching(r"[^\s,]+", "one word"), "a capability, such as gpu")
+_ENV: Final = kinds.mapping_of(
+    kinds.WORD, "a mapping from names to texts", kinds.matching(r"[^=\x00]+", "a name without '='"), merges=True
+)
+
+
+def _parse_condition(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else kinds.parse_text(value)
+
+
+def _parse_items(value: Any) -> Any:
+    if isinstance(value, str):
+        return kinds.parse_text(value)
+    if isinstance(value, list | tuple):
+        return kinds.parse_json(value)
+    raise wrong(value, "an expression that gives a list, or the list itself")
+
+
+def _parse_arguments(value: Any) -> Any:
+    if isinstance(value, Mapping) or (isinstance(value, str) and "${{" in value):
+        return kinds.parse_json(value) or None
+    raise wrong(value, "a mapping from parameter names to values, or one expression that gives it")
+
+
+_CONDITION: Final = Kind(_parse_condition, {"anyOf": [{"type": "boolean"}, kinds.TEXT.schema]})
+_ITEMS: Final = Kind(_parse_items, {"anyOf": [kinds.TEXT.schema, {"type": "array"}]})
+_ARGUMENTS: Final = Kind(_parse_arguments, {"anyOf": [{"type": "object"}, {"type": "string", "pattern": r"\$\{\{"}]})
+
+
+# -- mappings inside of a task
+
+_LIMIT: Final = kinds.number(0, 1_000, whole=True)
+RETRY: Final = Table(
+    "`retries`",
+    Field("limit", "limit", _LIMIT, "Retries after the first attempt.", alias="max"),
+    Field("delay", "delay_ms", kinds.DURATION, "Wait before the first retry; 1s by default."),
+    Field("factor", "factor", kinds.number(1, 1_000), "By what the wait grows from retry to retry; 2 by default."),
+    Field("max_delay", "max_delay_ms", kinds.DURATION, "Longest wait; 5m by default."),
+    Field("jitter", "jitter", kinds.number(0, 1), "Share of the wait that is left to chance; 0.2 by default."),
+    Field("only", "only", kinds.WORDS, "Error types that are retried; all by default."),
+    Field("never", "never", kinds.WORDS, "Error types that are not retried."),
+    required=("limit",),
+)
+LOCK: Final = Table(
+    "a lock",
+    Field("name", "name", kinds.TEXT, "Name of the lock; may hold expressions."),
+    Field("shared", "shared", kinds.FLAG, "Whether other shared holders may have it too; false by default."),
+    required=("name",),
+)
+RESOURCES: Final = Table(
+    "`resources`",
+    Field("cpu", "cpu_milli", kinds.CORES, "Cores, such as 2 or 0.5."),
+    Field("memory", "memory", kinds.SIZE, "Memory: bytes, or a size such as 512MiB."),
+    Field("vram", "vram", kinds.SIZE, "GPU memory: bytes, or a size such as 8GB."),
+)
+HANDLER: Final = Table("`on_failure`", Field("run", "run", TASK_NAME, "The task that takes care."), required=("run",))
+
+
+def _no_change(value: Any) -> Any:
+    """A struct of nothing but defaults is the same as none."""
+    return None if value == type(value)() else value
+
+
+def _write_retry(policy: RetryPolicy) -> Any:
+    written = {"limit": policy.limit} | RETRY.write(policy, RetryPolicy())
+    return policy.limit if len(written) == 1 else written
+
+
+def _write_lock(lock: LockSpec) -> Any:
+    return LOCK.write(lock, LockSpec("")) if lock.shared else lock.name
+
+
+def _write_handler(policy: str) -> Any:
+    return {"run": policy.removeprefix("run:")} if policy.startswith("run:") else policy
+
+
+_RETRIES: Final = kinds.or_mapping(
+    Kind(lambda value: _no_change(RetryPolicy(_LIMIT.parse(value))), _LIMIT.schema),
+    kinds.mapping_with(RETRY, lambda **given: _no_change(RetryPolicy(**given)), _write_retry),
+)
+_LOCKS: Final = kinds.several(
+    kinds.or_mapping(
+        Kind(lambda value: LockSpec(kinds.parse_text(value)), kinds.TEXT.schema),
+        kinds.mapping_with(LOCK, LockSpec, _write_lock),
+    ),
+    "the name of a lock",
+)
+_RESOURCES: Final = kinds.mapping_with(
+    RESOURCES, lambda **given: _no_change(Resources(**given)), lambda taken: RESOURCES.write(taken, Resources()), merges=True
+)
+_ON_FAILURE: Final = kinds.or_mapping(
+    kinds.choice("fail", "cancel", "continue"),
+    kinds.mapping_with(HANDLER, lambda run: f"run:{run}", _write_handler),
+)
+
+
+# -- tasks
+
+TASK: Final = Table(
+    "a task",
+    Field("name", "name", TASK_NAME, "Name of the task, where tasks are a list.", alias="task_id"),
+    Field("run", "call", kinds.COMMAND, "Shell line, or a list: a program and its arguments, run without a shell."),
+    Field("python", "call", _FUNCTION, "Python function: module:function, or path/to/file.py:function."),
+    Field("with", "args", _ARGUMENTS, "Arguments of the function by name; values may hold expressions.", beside="python"),
+    Field("env", "env", _ENV, "Environment variables of the command.", beside="run"),
+    Field("cwd", "cwd", kinds.TEXT, "Directory in which the command runs.", beside="run"),
+    Field("needs", "needs", kinds.WORDS, "Tasks that must end before this one starts; references are added."),
+    Field("map", "map", _ITEMS, "List, or an expression that gives one: one child task for each `item`."),
+    Field("max_parallel", "max_parallel", kinds.number(0, 200_000, whole=True), "Children at once; 0: all.", beside="map"),
+    Field("when", "when", _CONDITION, "Expression; the task is skipped when it is false."),
+    Field("retries", "retry", _RETRIES, "Retries after a failure: how many, or a mapping with the back-off."),
+    Field("timeout", "timeout_ms", kinds.DURATION, "Longest run of one attempt: seconds, or 90s, 5m, 1h30m; 0: no limit."),
+    Field("deadline", "deadline_ms", kinds.DURATION, "Latest end, counted from the start of the run; 0: none."),
+    Field("priority", "priority", kinds.PRIORITY, "1 to 10, 10 most urgent, or low, normal, high, critical."),
+    Field("type", "type", kinds.names(kinds.NAME, "a task type"), "Kind of work, such as testing.", alias="task_type"),
+    Field("requires", "requires", _CAPABILITIES, "What the node must have: gpu, high-memory, ssd, network, or a label."),
+    Field("resources", "resources", _RESOURCES, "What one attempt takes of its node."),
+    Field("locks", "locks", _LOCKS, "Locks that the task holds while it runs."),
+    Field("labels", "labels", kinds.TEXTS, "Free labels, for filters and lists."),
+    Field("estimated_duration", "estimated_ms", kinds.DURATION, "How long it will probably take; helps the scheduler."),
+    Field("on_failure", "on_failure", _ON_FAILURE, "fail (default), cancel, continue, or {run: task}."),
+    Field("isolation", "isolation", kinds.choice("process"), "process: run in a process of its own.", beside="python"),
+)
+DEFAULTS: Final = Table(
+    "`defaults`",
+    *(field for field in TASK.fields if field.key not in ("name", "run", "python", "with", "needs", "map")),
+)
+
+
+# -- workflows
+
+
+def _parse_tasks(value: Any) -> Any:
+    if isinstance(value, Mapping | list | tuple) and value:
+        return value
+    raise wrong(value, "tasks: a mapping from names to tasks")
+
+
+def _parse_defaults(value: Any) -> list[tuple[Field, Any]]:
+    """The defaults as they were written, with their fields: they are merged into what each task wrote."""
+    if not isinstance(value, Mapping):
+        raise wrong(value, "a mapping with keys of tasks")
+    faults: list[Found] = []
+    DEFAULTS.read(value, faults, beside=TASK.by_key)
+    if faults:
+        raise Fault(faults)
+    return [(DEFAULTS.by_key[key], given) for key, given in value.items()]
+
+
+_TASKS: Final = Kind(_parse_tasks, {"$ref": "#/$defs/tasks"})
+_DEFAULTS: Final = Kind(_parse_defaults, DEFAULTS.schema() | {"dependentRequired": {}})
+_INPUTS: Final = kinds.mapping_of(kinds.JSON, "a mapping from names to default values", _NAME)
+_DEPENDENCIES: Final = kinds.mapping_of(kinds.WORDS, "a mapping from tasks to the tasks that they need")
+
+WORKFLOW: Final = Table(
+    "a workflow",
+    Field("name", "name", kinds.names(kinds.NAME, "a workflow"), "Name of the workflow."),
+    Field("description", "description", kinds.PROSE, "What it is for."),
+    Field("inputs", "inputs", _INPUTS, "Inputs with their default values."),
+    Field("required", "required", kinds.several(_NAME, "the name of an input"), "Inputs that every run must be given."),
+    Field("tasks", "tasks", _TASKS, "Tasks by name."),
+    Field("dependencies", "dependencies", _DEPENDENCIES, "Another way to write `needs`: task to list of tasks."),
+    Field("defaults", "defaults", _DEFAULTS, "Keys for every task that does not set them; not for tasks they do not fit."),
+    Field("output", "output", kinds.JSON, "What a run gives back: any value with expressions."),
+    Field("timeout", "timeout_ms", kinds.DURATION, "Longest duration of a run; 0: no limit."),
+    Field("priority", "priority", kinds.PRIORITY, "Priority of tasks that have none of their own."),
+    Field("labels", "labels", kinds.TEXTS, "Free labels of each run."),
+    Field("namespace", "namespace", kinds.names(kinds.NAME, "a namespace"), "Tenant to which runs belong."),
+    required=("name", "tasks"),
+)

@@ -1,0 +1,1 @@
+"""Durable truth: what was accepted, what happened."""

@@ -1,0 +1,1 @@
+"""Pure decisions about where: which node runs a task."""

@@ -1,0 +1,408 @@
+"""Random work on one or more engines in lock step. Every answer, event and view must be the same on all of them.
+
+Subclass `EngineMachine` and say which engines: the first is told every item once, all others twice in a row and some of them again
+much later, so two engines of one kind prove that repeats change nothing, and two of different kinds that they agree.
+
+After every step: events fold by the table (`History`); what is free of a node is what it has less what its leases take; claims are
+within their caps; whatever is ready is offered, unless it was put aside; whatever may start has been let out. In the end everything
+is driven on, and every run must end: an unfinished run always has something that can move it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from skep.engine.protocol import (
+    EXCLUSIVE,
+    OK,
+    PAUSED,
+    WAITING,
+    Ask,
+    Beat,
+    Claim,
+    Decision,
+    Done,
+    Expand,
+    Failure,
+    Load,
+    Park,
+    Parked,
+    ReadyTask,
+    Register,
+    Resolve,
+    RunCommand,
+    Settle,
+    Snooze,
+    Start,
+)
+from skep.model.node import NodeInfo
+from skep.model.run import Policy, Shape, Token
+from skep.model.state import TaskState
+from skep.testing.shapes import MINUTE_MS, History, Lease, RunHistory, shape
+
+Subject = Callable[..., Any]
+"""An engine as `subject(now_ms, verb, *arguments)`."""
+
+SILENT_MS = 10_000
+MAX_LOST = 2
+ROUNDS = 200
+"""More than enough to bring all work to its end."""
+NODES = ("a", "b", "c")
+CLAIMS = (
+    (),
+    (),
+    (Claim("lock", EXCLUSIVE, EXCLUSIVE),),
+    (Claim("lock", 1, EXCLUSIVE),),
+    (Claim("key", 1, 2), Claim("lock", 1, EXCLUSIVE)),
+)
+CAPS = {"lock": EXCLUSIVE, "key": 2}
+MANY = st.integers(0, 1_000)
+"""A choice among however many there are."""
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Shape:
+    """Small graphs: every pair may be an edge, every task may be a map with a window."""
+    size = draw(st.integers(1, 5))
+    pairs = [(a, b) for b in range(size) for a in range(b)]
+    edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
+
+    def some(values: st.SearchStrategy[int]) -> dict[int, int]:
+        return draw(st.dictionaries(st.integers(0, size - 1), values, max_size=3))
+
+    return shape(
+        edges,
+        size,
+        policies=some(st.sampled_from(Policy)),
+        windows=some(st.integers(1, 2)),
+        classes=some(st.just(1)),
+        class_names=("cpu", "gpu"),
+        order_ms=some(st.integers(0, 10 * MINUTE_MS)),
+        deadlines_ms=some(st.sampled_from((0, 20_000))) if draw(st.booleans()) else {},
+    )
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Define `subjects` to use it."""
+
+    def subjects(self) -> Sequence[Subject]:
+        """Fresh engines of epoch 1."""
+        raise NotImplementedError
+
+    @initialize()
+    def begin(self) -> None:
+        self.engines = self.subjects()
+        self.now_ms = 1_000_000
+        self.history = History(1)
+        self.told: list[tuple[str, Any]] = []
+        """Items that were answered `ok`, to be repeated late."""
+        self.starts: dict[Token, Start] = {}
+        self.locks: dict[tuple[Token, str], tuple[int, int]] = {}
+        """Locks taken inside tasks: units, and until when."""
+        self.aside: set[tuple[str, int]] = set()
+        """Ready tasks that were answered `paused` or `waiting`."""
+        self.number = 0
+        self.incarnations = dict.fromkeys(NODES, 1)
+        for name in NODES[:2]:
+            self.join(name, 0, 2, True)
+
+    # -- saying the same to all
+
+    def ask(self, verb: str, *arguments: Any) -> Any:
+        """A question, or a verb without items: everyone answers alike."""
+        first, *others = (engine(self.now_ms, verb, *arguments) for engine in self.engines)
+        for other in others:
+            assert other == first, f"{verb}{arguments}: {first} and {other}"
+        return first
+
+    def tell(self, verb: str, *items: Any) -> list[str]:
+        """Items of a verb: the first engine is told once, the others twice."""
+        doubled = [item for item in items for _ in range(2)]
+        answers: list[str] = self.engines[0](self.now_ms, verb, list(items))
+        for engine in self.engines[1:]:
+            assert engine(self.now_ms, verb, doubled) == [answer for answer in answers for _ in range(2)], f"{verb} {items}"
+        self.told += [(verb, item) for item, answer in zip(items, answers, strict=True) if answer == OK]
+        self.read()
+        return answers
+
+    def read(self) -> None:
+        """Folds what happened."""
+        for event in self.ask("events", len(self.history.events), 100_000):
+            self.history.fold(event)
+
+    def next(self) -> int:
+        self.number += 1
+        return self.number
+
+    # -- what there is
+
+    def runs(self) -> Iterator[tuple[str, RunHistory]]:
+        """Those that go on."""
+        return ((name, run) for name, run in self.history.runs.items() if run.end is None)
+
+    def leases(self) -> list[tuple[str, int, Lease]]:
+        return [(name, task, lease) for name, run in self.history.runs.items() for task, lease in run.leases.items()]
+
+    def ready(self) -> list[ReadyTask]:
+        return [task for group in self.ask("ready", 10_000) for task in group.tasks]
+
+    def parked(self) -> list[tuple[str, int]]:
+        return [(name, task) for name, run in self.runs() for task, state in enumerate(run.states) if state == TaskState.PARKED]
+
+    # -- runs
+
+    @precondition(lambda self: sum(1 for _ in self.runs()) < 6)
+    @rule(graph=graphs(), paused=st.sampled_from((False, False, True)), timeout_ms=st.sampled_from((0, 0, 30_000)), cut=MANY)
+    def submit(self, graph: Shape, paused: bool, timeout_ms: int, cut: int) -> None:
+        run = f"run-{self.next()}"
+        self.history.graphs[run] = graph
+        for first, last in ((0, cut % graph.size), (cut % graph.size, graph.size)):
+            if first < last:
+                load = Load(
+                    run=run,
+                    namespace=("one", "two")[cut % 2],
+                    shape=graph,
+                    first=first,
+                    count=last - first,
+                    read_ms=self.now_ms,
+                    accepted_ms=self.now_ms,
+                    timeout_ms=timeout_ms,
+                    paused=paused,
+                )
+                assert self.tell("load", load) == [OK]
+        assert self.tell("open", run) == [OK]
+
+    @precondition(lambda self: self.history.runs)
+    @rule(
+        verb=st.sampled_from(("cancel", "pause", "pause", "resume", "retry", "retry")),
+        which=MANY,
+        tasks=st.sets(MANY, max_size=2),
+    )
+    def command(self, verb: str, which: int, tasks: set[int]) -> None:
+        names = [name for name, run in self.history.runs.items() if (run.end is not None) == (verb == "retry")]
+        if names:
+            name = names[which % len(names)]
+            size = self.history.graphs[name].size
+            self.tell(verb, RunCommand(name, self.next(), "asked", tuple(sorted({task % size for task in tasks}))))
+
+    # -- tasks
+
+    @precondition(lambda self: self.ready())
+    @rule(choices=st.lists(st.tuples(MANY, st.sampled_from("ssssseepvfw"), MANY, MANY), min_size=1, max_size=4))
+    def place(self, choices: list[tuple[int, str, int, int]]) -> None:
+        ready = self.ready()
+        picked = {which % len(ready): rest for which, *rest in choices}
+        self.decide(*(self.decision(ready[at], *rest) for at, rest in picked.items()))
+
+    def decision(self, task: ReadyTask, kind: Any, where: Any, what: Any) -> Decision:
+        place = task.run, task.task, task.version
+        match kind:
+            case "s":
+                takes = (("slots", 1 + what % 2), ("cpu", 100 * (what % 3)))
+                return Start(*place, task.failing, NODES[where % 3], "t", b"{}", takes, CLAIMS[what % len(CLAIMS)])
+            case "e" if task.task < self.history.graphs[task.run].size:
+                return Expand(*place, task.failing, what % 4)
+            case "p":
+                return Park(*place, task.failing, "approval")
+            case "f":
+                return Settle(*place, TaskState.FAILED, "expression")
+            case "w":
+                return Settle(*place, TaskState.SKIPPED, ("when", "upstream")[what % 2])
+        return Settle(*place, TaskState.SUCCEEDED)
+
+    def decide(self, *items: Decision) -> None:
+        for item, answer in zip(items, self.tell("place", *items), strict=True):
+            if answer in (PAUSED, WAITING):
+                self.aside.add((item.run, item.task))
+            elif answer == OK and isinstance(item, Start):
+                event = next(
+                    e for e in reversed(self.history.events) if (e.kind, e.run, e.task) == ("granted", item.run, item.task)
+                )
+                self.starts[Token(event.token_epoch, event.token)] = item
+
+    @precondition(lambda self: self.leases())
+    @rule(which=MANY, how=st.sampled_from(("done", "done", "done", "failed", "again", "later", "cancelled", "snooze", "park")))
+    def end(self, which: int, how: str) -> None:
+        leases = self.leases()
+        run, task, lease = leases[which % len(leases)]
+        place = run, task, lease.token
+        match how:
+            case "done":
+                answers = self.tell("complete", Done(*place, b"1", 5))
+            case "snooze":
+                answers = self.tell("snooze", Snooze(*place, 500))
+            case "park":
+                answers = self.tell("park", Parked(*place, "event"))
+            case _:
+                retry_in_ms = {"again": 0, "later": 700}.get(how, -1)
+                answers = self.tell("fail", Failure(*place, how, retry_in_ms=retry_in_ms, cancelled=how == "cancelled"))
+        assert answers == [OK]
+
+    @precondition(lambda self: self.parked())
+    @rule(which=MANY, state=st.sampled_from((TaskState.SUCCEEDED, TaskState.FAILED, TaskState.READY)))
+    def resolve(self, which: int, state: TaskState) -> None:
+        parked = self.parked()
+        self.tell("resolve", Resolve(*parked[which % len(parked)], f"by-{self.next()}", state))
+
+    # -- locks inside tasks
+
+    @precondition(lambda self: self.leases())
+    @rule(which=MANY, claim=st.sampled_from(CLAIMS[2:4]), wait=st.booleans(), hold_ms=st.sampled_from((3_000, MINUTE_MS)))
+    def lock(self, which: int, claim: tuple[Claim, ...], wait: bool, hold_ms: int) -> None:
+        leases = self.leases()
+        run, task, lease = leases[which % len(leases)]
+        ((key, units, cap),) = claim
+        new = (lease.token, key) not in self.locks and all(claim.key != key for claim in self.starts[lease.token].claims)
+        if self.tell("claim", Ask(run, task, lease.token, key, units, cap, hold_ms, wait)) == [OK] and new:
+            self.locks[lease.token, key] = units, self.now_ms + hold_ms
+
+    @precondition(lambda self: self.locks)
+    @rule(which=MANY)
+    def unlock(self, which: int) -> None:
+        held = list(self.locks)
+        self.tell("release", held[which % len(held)])
+        del self.locks[held[which % len(held)]]
+
+    # -- nodes
+
+    @rule(name=st.sampled_from(NODES), newer=st.integers(0, 1), slots=st.integers(1, 3), beats=st.booleans())
+    def join(self, name: str, newer: int, slots: int, beats: bool) -> None:
+        self.incarnations[name] += newer
+        self.tell("register", Register(NodeInfo(name, self.incarnations[name], slots=slots, cpu_milli=300), beats))
+
+    @rule(name=st.sampled_from(NODES), how=st.sampled_from(("retire", "drain", "undrain", "take")))
+    def manage(self, name: str, how: str) -> None:
+        match how:
+            case "retire":
+                self.tell("retire", (name, self.incarnations[name]))
+            case "drain" | "undrain":
+                self.ask("drain", [name], how == "drain")
+            case _ if name in self.history.nodes:
+                self.ask("take", name, self.incarnations[name], 0, 100)
+
+    @rule(name=st.sampled_from(NODES), forgets=st.sampled_from((False, False, True)))
+    def beat(self, name: str, forgets: bool) -> None:
+        leases = tuple(lease.token for _, _, lease in self.leases() if lease.node == name)
+        self.tell("beat", Beat(name, self.incarnations[name], leases[forgets:], 1_000 if forgets else 0))
+
+    # -- time
+
+    @rule(ms=st.sampled_from((1, 500, 2_000, 6_000, 16_000, 61_000)))
+    def tick(self, ms: int) -> None:
+        self.now_ms += ms
+
+    @rule(verb=st.sampled_from(("promote", "reap")))
+    def move(self, verb: str) -> None:
+        self.ask(verb, *((SILENT_MS, MAX_LOST) if verb == "reap" else ()))
+        self.read()
+
+    @rule(back=st.integers(0, 3), server=st.sampled_from("xy"))
+    def keep(self, back: int, server: str) -> None:
+        self.ask("trim", max(len(self.history.events) - back, 0))
+        self.ask("lead", server, 3_000)
+
+    @precondition(lambda self: self.told)
+    @rule(which=MANY)
+    def repeat_late(self, which: int) -> None:
+        """What was said long ago changes nothing now. Not so locks and nodes: they may come back under the same name."""
+        verb, item = self.told[-1 - which % min(len(self.told), 40)]
+        if verb not in ("claim", "release", "register", "retire", "beat"):
+            for engine in self.engines[1:]:
+                engine(self.now_ms, verb, [item])
+                assert not engine(self.now_ms, "events", len(self.history.events), 1), f"late {verb} {item}"
+
+    # -- what always holds
+
+    @invariant()
+    def nodes_have_what_leases_leave(self) -> None:
+        for node in self.ask("nodes"):
+            taken: Counter[str] = Counter()
+            leases = [lease for _, _, lease in self.leases() if lease.node == node.info.id]
+            for lease in leases:
+                taken.update(dict(self.starts[lease.token].takes))
+            has = {"slots": node.info.slots, "cpu": node.info.cpu_milli, "memory": 0, "vram": 0}
+            assert node.free == {key: units - taken[key] for key, units in has.items()}
+            assert min(node.free.values()) >= 0
+            assert node.leases == len(leases)
+
+    @invariant()
+    def claims_are_within_their_caps(self) -> None:
+        tokens = {lease.token for _, _, lease in self.leases()}
+        self.locks = {place: held for place, held in self.locks.items() if place[0] in tokens and held[1] > self.now_ms}
+        used: Counter[str] = Counter()
+        for token in tokens:
+            used.update({claim.key: claim.units for claim in self.starts[token].claims})
+        for (_, key), (units, _) in self.locks.items():
+            used[key] += units
+        assert all(units <= CAPS[key] for key, units in used.items()), used
+
+    @invariant()
+    def what_is_ready_is_offered(self) -> None:
+        offered = {(task.run, task.task): task for task in self.ready()}
+        ready = {(name, task) for name, run in self.runs() for task, state in enumerate(run.states) if state == TaskState.READY}
+        self.aside = (self.aside & ready) - offered.keys()
+        assert offered.keys() == ready - self.aside
+        for (name, index), task in offered.items():
+            run = self.history.runs[name]
+            needs = run.needs[index] if index < len(run.needs) else []
+            assert task.unmet == sum(not run.met(need) for need in needs)
+            assert task.attempts == run.attempts[index]
+
+    @invariant()
+    def what_may_start_is_let_out(self) -> None:
+        for name, run in self.runs():
+            if run.cancelling:
+                continue
+            out = {
+                child
+                for parent, siblings in run.children.items()
+                if run.states[parent] == TaskState.PARKED
+                for child in siblings
+            }
+            for task, state in enumerate(run.states):
+                if state == TaskState.WAITING and (task < len(run.needs) or task in out):
+                    assert not run.may_start(task), f"{name} forgot task {task}: {run.states}"
+
+    @invariant()
+    def states_are_what_events_told(self) -> None:
+        for name, run in self.runs():
+            live = self.ask("tasks", name, range(len(run.states)))
+            assert [task.state for task in live] == run.states
+
+    # -- the end
+
+    def teardown(self) -> None:
+        """Drives everything on: nothing may be stuck."""
+        if not hasattr(self, "engines"):
+            return
+        self.incarnations["c"] += 1
+        self.tell("register", Register(NodeInfo("c", self.incarnations["c"], slots=1_000), False))
+        for _ in range(ROUNDS):
+            if not any(True for _ in self.runs()):
+                return
+            self.drive_on()
+        stuck = {name: [state.label for state in run.states] for name, run in self.runs()}
+        raise AssertionError(f"stuck: {stuck}")
+
+    def drive_on(self) -> None:
+        """One round: whatever waits for someone gets it."""
+        self.now_ms += 16_000
+        for verb in ("promote", "reap"):
+            self.move(verb)
+        for name, run in list(self.runs()):
+            if run.paused:
+                self.tell("resume", RunCommand(name, self.next()))
+        parked = [Resolve(*place, f"by-{self.next()}", TaskState.SUCCEEDED) for place in self.parked()]
+        if parked:
+            self.tell("resolve", *parked)
+        starts = [Start(t.run, t.task, t.version, t.failing, "c", "t", b"{}") for t in self.ready()]
+        if starts:
+            self.decide(*starts)
+        done = [Done(run, task, lease.token) for run, task, lease in self.leases()]
+        if done:
+            self.tell("complete", *done)

@@ -1,0 +1,160 @@
+"""Place: every ready task passes here once. What becomes of it is `flow.decide`, where it goes `router.route`; the engine
+applies both only if the task is still ready at the version that was decided on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import msgspec
+
+from skep.clock import Clock
+from skep.engine.protocol import CHANGED, FULL, OK, Engine, ReadyClass, Settle
+from skep.engine.protocol import Decision as EngineDecision
+from skep.engine.protocol import Expand as EngineExpand
+from skep.engine.protocol import Start as EngineStart
+from skep.errors import NotFoundError
+from skep.flow.decide import Decision, Expand, Facts, Fail, Skip, Start, decide, items_of
+from skep.flow.expressions import ExpressionError
+from skep.flow.plan import TaskPlan
+from skep.loop import Loop
+from skep.model.node import ErrorInfo, LiveNode, Requirement
+from skep.model.run import MAX_TASKS, ReadyTask
+from skep.model.state import TaskState
+from skep.router.route import least_loaded
+from skep.upkeep.catalog import Catalog, RunContext
+from skep.upkeep.outputs import Outputs
+
+LEAST = 64
+"""Tasks of a class looked at in one pass, however little is free: what is to be skipped needs no node."""
+MOST = 1_000
+BACKLOG = 500_000
+"""Unrecorded events beyond which nothing more is started."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+@lru_cache(maxsize=4_096)
+def requirement_of(name: str) -> Requirement:
+    """The requirement that a class' name stands for."""
+    return msgspec.json.decode(name, type=Requirement)
+
+
+class PlaceLoop(Loop):
+    """Decides on ready tasks and grants them to nodes."""
+
+    name = "place"
+
+    def __init__(self, engine: Engine, catalog: Catalog, outputs: Outputs, clock: Clock) -> None:
+        super().__init__()
+        self._engine = engine
+        self._catalog = catalog
+        self._outputs = outputs
+        self._clock = clock
+        self.unplaced: dict[str, int] = {}
+        """Requirement class to ready tasks seen for which nothing was free in the last pass."""
+
+    async def run_once(self) -> bool:
+        if await self._engine.backlog() > BACKLOG:
+            return False
+        nodes = await self._engine.nodes()
+        free = sum(node.free["slots"] for node in nodes if not node.draining)
+        classes = await self._engine.ready(min(max(free, LEAST), MOST))
+        if not classes:
+            return False
+        items: list[EngineDecision] = []
+        self.unplaced = {}
+        for ready in classes:
+            items += await self._decide_class(ready, nodes)
+        if not items:
+            return False
+        answers = await self._engine.place(items)
+        settled = await self._after(items, answers)
+        # What was skipped or expanded made others ready, which woke us; a full pass of starts may have left some behind.
+        return settled or len(items) >= MOST
+
+    async def _decide_class(self, ready: ReadyClass, nodes: Sequence[LiveNode]) -> list[EngineDecision]:
+        items: list[EngineDecision] = []
+        starts: list[tuple[ReadyTask, RunContext, TaskPlan, Start]] = []
+        for seen in ready.tasks:
+            run = self._catalog.known(seen.run) or await self._catalog.run(seen.run)
+            if run is None:
+                continue
+            task = run.plan.tasks[seen.task if seen.parent < 0 else seen.parent]
+            decision = await self._decide(run, task, seen)
+            if isinstance(decision, Start):
+                starts.append((seen, run, task, decision))
+            elif decision is not None:
+                items.append(_settled(run, seen, decision))
+        if starts:
+            chosen = least_loaded(requirement_of(ready.name), len(starts), nodes)
+            if len(chosen) < len(starts):
+                self.unplaced[ready.name] = len(starts) - len(chosen)
+            now_ms = self._clock.now_ms()
+            items += [self._start(*start, node, now_ms) for start, node in zip(starts, chosen, strict=False)]
+        return items
+
+    async def _decide(self, run: RunContext, task: TaskPlan, seen: ReadyTask) -> Decision | None:
+        if (
+            task.constant_call is not None
+            and not seen.unmet
+            and (not seen.failing or seen.attempts)
+            and (task.simple or (seen.child >= 0 and not task.item_when and not task.locks))
+        ):
+            return Start(task.constant_call)
+        index = run.plan.index
+        try:
+            names = (*task.uses.tasks, *task.handles)
+            upstream = await self._outputs.upstream(run, [index[name] for name in names]) if names else {}
+            facts = Facts(run.plan, run.run, run.inputs, upstream)
+            items = None
+            if seen.child >= 0:
+                items = run.items.get(seen.parent)
+                if items is None:
+                    items = run.items[seen.parent] = items_of(facts, seen)
+            decision = decide(facts, seen, items)
+        except NotFoundError:
+            return None  # the run was forgotten in the meantime
+        except ExpressionError as error:
+            return Fail(ErrorInfo("Expression", str(error)))
+        if isinstance(decision, Expand):
+            run.items[seen.task] = decision.items
+        return decision
+
+    def _start(self, seen: ReadyTask, run: RunContext, task: TaskPlan, start: Start, node: str, now_ms: int) -> EngineStart:
+        name = run.plan.names[seen.task] if seen.parent < 0 else f"{run.plan.names[seen.parent]}[{seen.child}]"
+        timeout_ms = task.timeout_ms
+        if task.spec.deadline_ms:
+            left_ms = max(run.accepted_ms + task.spec.deadline_ms - now_ms, 1)
+            timeout_ms = min(timeout_ms, left_ms) if timeout_ms else left_ms
+        return EngineStart(
+            run.id, seen.task, seen.version, seen.failing, node, name, start.call, task.takes, start.claims, timeout_ms
+        )
+
+    async def _after(self, items: Sequence[EngineDecision], answers: Sequence[str]) -> bool:
+        """A map that would be too large fails with the number. True when something ended or moved without a node."""
+        moved = False
+        refused: list[EngineDecision] = []
+        for item, answer in zip(items, answers, strict=True):
+            if isinstance(item, EngineStart):
+                moved = moved or answer == CHANGED
+            elif isinstance(item, EngineExpand) and answer == FULL:
+                error = ErrorInfo(
+                    "Map", f"{item.count:,} children: a run may have {MAX_TASKS:,} tasks in all; map over batches"
+                )
+                refused.append(Settle(item.run, item.task, item.version, TaskState.FAILED, reason="map", error=_encode(error)))
+            else:
+                moved = moved or answer == OK
+        if refused:
+            await self._engine.place(refused)
+        return moved or bool(refused)
+
+
+def _settled(run: RunContext, seen: ReadyTask, decision: Skip | Expand | Fail) -> EngineDecision:
+    if isinstance(decision, Expand):
+        return EngineExpand(run.id, seen.task, seen.version, seen.failing, len(decision.items))
+    if isinstance(decision, Skip):
+        return Settle(run.id, seen.task, seen.version, TaskState.SKIPPED, reason=decision.reason)
+    error = _encode(decision.error)
+    return Settle(run.id, seen.task, seen.version, TaskState.FAILED, reason=decision.error.type.lower(), error=error)

@@ -1,0 +1,54 @@
+"""Promote and reap: the two loops that wait for time.
+
+Neither polls: each sleeps until the engine says that something is due, and wakes early when that moves.
+"""
+
+from __future__ import annotations
+
+from skep.clock import Clock
+from skep.engine.protocol import Engine, Promoted
+from skep.loop import Loop
+
+LONGEST_S = 1.0
+SHORTEST_S = 0.001
+
+
+class TimerLoop(Loop):
+    """Runs again when the engine's next due time has come."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        super().__init__()
+        self._engine = engine
+        self._clock = clock
+
+    async def step(self) -> Promoted:
+        raise NotImplementedError
+
+    async def run_once(self) -> bool:
+        done = await self.step()
+        due_s = (done.next_ms - self._clock.now_ms()) / 1000 if done.next_ms else LONGEST_S
+        self.interval_s = min(max(due_s, SHORTEST_S), LONGEST_S)
+        return done.more
+
+
+class PromoteLoop(TimerLoop):
+    """Makes due what is delayed, and works off what large releases left over."""
+
+    name = "promote"
+
+    async def step(self) -> Promoted:
+        return await self._engine.promote()
+
+
+class ReapLoop(TimerLoop):
+    """Ends what is over: lost nodes, deadlines, run timeouts, locks held too long."""
+
+    name = "reap"
+
+    def __init__(self, engine: Engine, clock: Clock, silent_ms: int = 10_000, max_lost: int = 3) -> None:
+        super().__init__(engine, clock)
+        self._silent_ms = silent_ms
+        self._max_lost = max_lost
+
+    async def step(self) -> Promoted:
+        return await self._engine.reap(self._silent_ms, self._max_lost)

@@ -1,0 +1,29 @@
+"""Random work: a core that is told everything once against one that is told everything twice. `--hypothesis-profile soak` for more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import settings
+
+from skep.engine.memory import Core
+from skep.testing.machine import EngineMachine, Subject
+
+TIMELESS = {"ready": "ready", "tasks": "tasks", "take": "take", "events": "events", "trim": "trim", "nodes": "list_nodes"}
+
+
+def subject(core: Core) -> Subject:
+    def say(now_ms: int, verb: str, *arguments: Any) -> Any:
+        return getattr(core, TIMELESS[verb])(*arguments) if verb in TIMELESS else getattr(core, verb)(now_ms, *arguments)
+
+    return say
+
+
+class CoreMachine(EngineMachine):
+    def subjects(self) -> Sequence[Subject]:
+        return [subject(Core(1)), subject(Core(1))]
+
+
+TestCoreMachine = CoreMachine.TestCase
+TestCoreMachine.settings = settings(deadline=None)
