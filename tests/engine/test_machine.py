@@ -1,4 +1,4 @@
-"""Random work: a core that is told everything once against one that is told everything twice. `--hypothesis-profile soak` for more."""
+"""Random work on a core that is told everything once and one that is told it twice. `--hypothesis-profile soak` does more."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ class CoreMachine(EngineMachine):
 
 
 TestCoreMachine = CoreMachine.TestCase
-TestCoreMachine.settings = settings(deadline=None)
+TestCoreMachine.settings = settings(deadline=None, report_multiple_bugs=False)

@@ -149,11 +149,10 @@ def _share(attributes: dict[str, Any], pool: dict[Any, Any]) -> None:
     Not for `with` and lists, in which 1 and true are equal.
     """
     for attribute, value in attributes.items():
-        if attribute in ("env", "labels"):
-            attributes[attribute] = pool.setdefault(value and tuple(value.items()), value)
-        elif attribute == "needs":
+        if attribute == "needs":
             value = tuple([pool.setdefault(need, need) for need in value])
-            attributes[attribute] = pool.setdefault(value, value)
+        if attribute in ("env", "labels"):
+            attributes[attribute] = value and pool.setdefault(tuple(value.items()), value)
         elif attribute not in ("args", "map"):
             attributes[attribute] = pool.setdefault(value, value)
 

@@ -1,7 +1,7 @@
 """Tables of keys: how a mapping that people wrote is read, written back and described in JSON Schema.
 
-A `Table` lists the keys of one kind of mapping, a `Kind` is what a key may hold (`skep.model.kinds` has them all). Reading never
-stops at the first mistake: a value that is wrong raises `Fault` with everything that is wrong in it.
+A `Table` lists the keys of one kind of mapping, a `Kind` is what a key may hold (`skep.model.kinds` has them all). Reading
+never stops at the first mistake: a value that is wrong raises `Fault` with everything that is wrong in it.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Table:
         for key, value in data.items():
             field = self.by_key.get(key)
             if field is None:
-                faults.append(((str(key),), f"{self.what} has no such key{nearest(key, self.by_key)}; it has {self.keys}"))
+                hint = nearest(key, self.by_key) or f"; it has {self.keys}"
+                faults.append(((str(key),), f"{self.what} has no such key{hint}"))
             elif field.beside and field.beside not in present:
                 faults.append(((key,), f"is only for {self.what} with `{field.beside}`"))
             elif field.attribute in attributes and field.alias:

@@ -153,7 +153,7 @@ DEFAULTS: Final = Table(
 def _parse_tasks(value: Any) -> Any:
     if isinstance(value, Mapping | list | tuple) and value:
         return value
-    raise wrong(value, "tasks: a mapping from names to tasks")
+    raise wrong(value or None, "at least one task: a mapping from names to tasks")
 
 
 def _parse_defaults(value: Any) -> list[tuple[Field, Any]]:

@@ -76,17 +76,22 @@ PROSE: Final = Kind(_parse_prose, {"type": "string"})
 
 
 def each(parse: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
-    """Every value parsed. Raises Fault with the faults of all of them."""
+    """Every value parsed, each once: what is nested deeply would else cost twice as much a level. Raises Fault with all faults."""
     parsed: list[Any] = []
     faults: list[Found] = []
-    for at, value in enumerate(values):
+    for value in values:
         try:
             parsed.append(parse(value))
         except Fault as fault:
-            faults.extend(((at, *path), message) for path, message in fault.found)
+            faults += _below(len(parsed), fault)
+            parsed.append(None)
     if faults:
         raise Fault(faults)
     return tuple(parsed)
+
+
+def _below(step: object, fault: Fault) -> list[Found]:
+    return [((step if isinstance(step, int) else str(step), *path), message) for path, message in fault.found]
 
 
 def mapping_with(table: Table, make: Callable[..., Any], write: Callable[[Any], Any], merges: bool = False) -> Kind:
@@ -129,6 +134,7 @@ WORDS: Final = several(TEXT, "a text")
 
 def mapping_of(value_kind: Kind, what: str, key_kind: Kind = TEXT, merges: bool = False) -> Kind:
     """A mapping from texts to values of one kind; None when it is empty."""
+    parse_key, parse_value = key_kind.parse, value_kind.parse
 
     def parse(value: Any) -> dict[str, Any] | None:
         if not isinstance(value, Mapping):
@@ -137,9 +143,9 @@ def mapping_of(value_kind: Kind, what: str, key_kind: Kind = TEXT, merges: bool 
         faults: list[Found] = []
         for key, inner in value.items():
             try:
-                parsed[key_kind.parse(key)] = value_kind.parse(inner)
+                parsed[parse_key(key)] = parse_value(inner)
             except Fault as fault:
-                faults.extend(((str(key), *path), message) for path, message in fault.found)
+                faults += _below(str(key), fault)
         if faults:
             raise Fault(faults)
         return parsed or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from skep.model.node import Call, ErrorInfo, Grant, Outcome
 
@@ -18,7 +18,7 @@ NULL = b"null"
 
 
 class Attempt:
-    """A lease being worked on. Its executor calls exactly one of `succeed`, `fail`, `snooze`; whatever comes after is ignored."""
+    """A lease being worked on. Its executor calls one of `succeed`, `fail`, `snooze`; whatever comes after is ignored."""
 
     __slots__ = ("_clock", "_finished", "call", "ended", "grant", "offsets", "started", "stopped", "work")
 
@@ -62,22 +62,11 @@ class Attempt:
             result, error = self._stopped_as(error)
         grant = self.grant
         ran_ms = int((self._clock() - self.started) * 1000)
-        self._finished(
-            self,
-            Outcome(
-                grant.run,
-                grant.task,
-                grant.token,
-                grant.attempt,
-                result,
-                output,
-                error,
-                ran_ms,
-                delay_ms,
-                grant.failures,
-                grant.parent,
-            ),
+        token, failures, parent = grant.token, grant.failures, grant.parent
+        outcome = Outcome(
+            grant.run, grant.task, token, grant.attempt, result, output, error, ran_ms, delay_ms, failures, parent
         )
+        self._finished(self, outcome)
 
     def _stopped_as(self, error: ErrorInfo | None) -> tuple[str, ErrorInfo]:
         detail = f" ({error.type}: {error.message})" if error is not None and error.type not in ("Signal", "Cancelled") else ""
@@ -99,7 +88,7 @@ class Host(Protocol):
 
     def show_progress(self, attempt: Attempt, done: float, total: float, message: str) -> None: ...
 
-    async def call(self, attempt: Attempt, verb: str, *args: object) -> object:
+    async def call(self, attempt: Attempt, verb: str, *args: Any) -> Any:
         """Does what the attempt's code asks for: see `skep.node.context.VERBS`."""
         ...
 

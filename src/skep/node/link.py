@@ -1,7 +1,7 @@
 """The link: what a node asks of its server. In one process the hub answers it directly; later it travels in frames.
 
-Every method takes and gives plain data of `skep.model`. The methods from `load_checkpoint` on are for the code of an attempt and
-carry its fence: a caller whose lease is gone gets SupersededError.
+Every method takes and gives plain data of `skep.model`. The methods from `load_checkpoint` on are for the code of an
+attempt and carry its fence: a caller whose lease is gone gets SupersededError.
 """
 
 from __future__ import annotations

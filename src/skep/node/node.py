@@ -14,6 +14,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -240,20 +241,21 @@ class Node:
                     self._chunks = chunks + self._chunks
                 raise
 
-    async def call(self, attempt: Attempt, verb: str, *args: object) -> object:
+    async def call(self, attempt: Attempt, verb: str, *args: Any) -> Any:
         """Does what the attempt's code asks for. Raises SupersededError when its lease is gone."""
         grant = attempt.grant
         link = self._link
         if verb == "claim":
             key, units, hold_ms, wait = args
-            return await self._claim(attempt, str(key), int(units), int(hold_ms), bool(wait))  # type: ignore[call-overload]
+            return await self._claim(attempt, key, units, hold_ms, wait)
         if verb == "release":
             self._locks.pop((grant.token, str(args[0])), None)
-            return await link.release(grant.run, grant.token, str(args[0]))
+            await link.release(grant.run, grant.token, str(args[0]))
+            return None
         if verb == "put_artifact":
-            return await link.put_artifact(grant.run, *args)  # type: ignore[arg-type]
+            return await link.put_artifact(grant.run, *args)
         if verb == "get_artifact":
-            return await link.get_artifact(*args)  # type: ignore[arg-type]
+            return await link.get_artifact(*args)
         if verb in ("load_checkpoint", "save_checkpoint", "get_state", "put_state"):
             return await getattr(link, verb)(grant.run, grant.task, grant.token, *args)
         raise ValueError(f"unknown request '{verb}'")

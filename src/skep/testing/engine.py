@@ -22,7 +22,6 @@ from skep.clock import ManualClock
 from skep.engine.protocol import (
     CANCELLING,
     CHANGED,
-    EXCLUSIVE,
     EXPIRED,
     FORGET_MS,
     FULL,
@@ -38,7 +37,6 @@ from skep.engine.protocol import (
     WRONG_STATE,
     Ask,
     Beat,
-    Claim,
     Done,
     Engine,
     Expand,
@@ -54,7 +52,7 @@ from skep.engine.protocol import (
 )
 from skep.errors import NotFoundError
 from skep.model.node import Grant, LockGrant, NodeInfo, Stop
-from skep.model.run import MAX_TASKS, Policy, Token
+from skep.model.run import EXCLUSIVE, MAX_TASKS, Claim, Policy, Token
 from skep.model.state import RunState, TaskState
 from skep.testing.shapes import PRIORITY_MS, Driver, MovableClock, chain, fan, shape
 

@@ -1,11 +1,11 @@
 """Random work on one or more engines in lock step. Every answer, event and view must be the same on all of them.
 
-Subclass `EngineMachine` and say which engines: the first is told every item once, all others twice in a row and some of them again
-much later, so two engines of one kind prove that repeats change nothing, and two of different kinds that they agree.
+Subclass `EngineMachine` and say which engines: the first is told every item once, all others twice in a row and some of them
+again much later. So two engines of one kind prove that repeats change nothing, and two of different kinds that they agree.
 
-After every step: events fold by the table (`History`); what is free of a node is what it has less what its leases take; claims are
-within their caps; whatever is ready is offered, unless it was put aside; whatever may start has been let out. In the end everything
-is driven on, and every run must end: an unfinished run always has something that can move it.
+After every step: events fold by the table (`History`); what is free of a node is what it has less what its leases take; claims
+are within their caps; whatever is ready is offered, unless it was put aside; whatever may start has been let out. In the end
+everything is driven on, and every run must end: an unfinished run always has something that can move it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from skep.engine.protocol import (
-    EXCLUSIVE,
     OK,
     PAUSED,
     WAITING,
     Ask,
     Beat,
-    Claim,
     Decision,
     Done,
     Expand,
@@ -32,7 +30,6 @@ from skep.engine.protocol import (
     Load,
     Park,
     Parked,
-    ReadyTask,
     Register,
     Resolve,
     RunCommand,
@@ -41,7 +38,7 @@ from skep.engine.protocol import (
     Start,
 )
 from skep.model.node import NodeInfo
-from skep.model.run import Policy, Shape, Token
+from skep.model.run import EXCLUSIVE, Claim, Policy, ReadyTask, Shape, Token
 from skep.model.state import TaskState
 from skep.testing.shapes import MINUTE_MS, History, Lease, RunHistory, shape
 

@@ -8,14 +8,12 @@ from typing import Any, NamedTuple, Protocol
 from skep.engine.protocol import (
     OK,
     Answer,
-    Claim,
     Done,
     Engine,
     Expand,
     Failure,
     Load,
     Park,
-    ReadyTask,
     Register,
     RunCommand,
     Settle,
@@ -23,7 +21,7 @@ from skep.engine.protocol import (
 )
 from skep.model.event import Event
 from skep.model.node import NodeInfo
-from skep.model.run import Policy, Shape, Token
+from skep.model.run import Claim, Policy, ReadyTask, Shape, Token
 from skep.model.state import MOVES, TaskState
 
 MINUTE_MS = 60_000

@@ -196,13 +196,13 @@ class _Port:
         asked = self._executor.host.call(self._attempt, verb, *args)
         if self._executor.inline:
             return _at_once(asked)
-        return asyncio.run_coroutine_threadsafe(asked, self._executor.loop).result()  # type: ignore[arg-type]
+        return asyncio.run_coroutine_threadsafe(asked, self._executor.loop).result()
 
     def call_async(self, verb: str, *args: Any) -> Awaitable[Any]:
         asked = self._executor.host.call(self._attempt, verb, *args)
         if self._executor.inline:
-            return asked  # type: ignore[return-value]
-        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, self._executor.loop))  # type: ignore[arg-type]
+            return asked
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, self._executor.loop))
 
 
 def _at_once(asked: Any) -> Any:

@@ -1,0 +1,194 @@
+"""The only module that names concrete drivers: puts an engine, a record, the loops, a hub and nodes together."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from skep.clock import Clock, SystemClock
+from skep.engine.memory import MemoryEngine
+from skep.errors import RecordError
+from skep.hub.feed import Feed
+from skep.hub.hub import Hub
+from skep.hub.nodes import Nodes
+from skep.hub.runs import Runs, new_run_id
+from skep.loop import Loop
+from skep.model.event import Event
+from skep.model.node import NodeInfo
+from skep.node.attempt import Executor
+from skep.node.executors.isolated import IsolatedExecutor
+from skep.node.executors.python import PythonExecutor
+from skep.node.executors.shell import ShellExecutor
+from skep.node.node import Node
+from skep.record.protocol import EngineRow
+from skep.record.sql import SqlRecord
+from skep.upkeep.catalog import Catalog
+from skep.upkeep.load import LoadLoop
+from skep.upkeep.outputs import Outputs
+from skep.upkeep.place import PlaceLoop
+from skep.upkeep.timers import PromoteLoop, ReapLoop
+from skep.upkeep.transcribe import TranscribeLoop
+
+log = logging.getLogger(__name__)
+
+RECORD_FILE = "record.sqlite"
+
+
+class Embedded:
+    """One engine of its own in this process, with its nodes: `skep run`, `Workflow.run`, tests.
+
+    It restores nothing. While it lives it holds a file lock; whoever next opens the record and finds such a lock free ends the
+    runs of that engine as failed (`abandoned`).
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[NodeInfo],
+        *,
+        data: Path | None,
+        base: Path | None = None,
+        clock: Clock | None = None,
+        inline: bool = False,
+        secrets: Mapping[str, str] | None = None,
+    ) -> None:
+        """`data`: the data directory; None keeps everything in memory. `base`: where shell tasks start. `inline`: all on one
+        event loop without threads, for tests on virtual time."""
+        self._data = data
+        self._base = base or Path.cwd()
+        self._clock = clock or SystemClock()
+        self._inline = inline
+        self._secrets = dict(secrets or {})
+        self._infos = nodes
+        self._lock: IO[str] | None = None
+        self._id = f"run-{new_run_id(self._clock.now_ms())}"
+        self.record = SqlRecord(data / RECORD_FILE if data else None, inline=inline)
+        self.hub: Hub
+        self.nodes: list[Node] = []
+        self._loops: list[Loop] = []
+
+    async def open(self) -> Embedded:
+        """Raises RecordError when the data directory cannot be used."""
+        if self._data is not None:
+            _make_private(self._data)
+            self._lock = _lock(self._lock_file(self._id))
+        try:
+            await self.record.open()
+            await self._sweep_abandoned()
+            epoch = max(1, self._clock.now_ms() // 1000)
+            row = EngineRow(id=self._id, epoch=epoch, mark=0, process=f"{os.getpid()}-{time.monotonic_ns()}", embedded=True)
+            if not await self.record.open_engine(row, after_epoch=0):
+                raise RecordError(f"the engine {self._id} is recorded already")
+            await self._start(MemoryEngine(self._clock, epoch))
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def _start(self, engine: MemoryEngine) -> None:
+        catalog = Catalog(self.record)
+        outputs = Outputs(engine, self.record, catalog)
+        feed = Feed()
+        load = LoadLoop(engine, self.record, catalog, self._clock, self._id)
+        place = PlaceLoop(engine, catalog, outputs, self._clock)
+
+        def told(events: Sequence[Event]) -> None:
+            for event in events:
+                if event.kind == "ended":
+                    load.forget(event.run)
+            feed.publish(events)
+
+        transcribe = TranscribeLoop(engine, self.record, self._id, told)
+        promote, reap = PromoteLoop(engine, self._clock), ReapLoop(engine, self._clock)
+        self._loops = [transcribe, load, place, promote, reap]
+        engine.listen("ready", place.wake)
+        engine.listen("events", transcribe.wake)
+        for timer in (promote, reap):
+            engine.listen("due", timer.wake)
+        runs = Runs(self.record, catalog, load, feed, self._clock, self._id)
+        self.hub = Hub(runs, Nodes(engine, self.record, catalog, self._clock), feed)
+        for loop in self._loops:
+            loop.start()
+        for info in self._infos:
+            node = Node(info, self.hub.nodes, self._executors(info), self._clock)
+            await node.open()
+            self.nodes.append(node)
+
+    def _executors(self, info: NodeInfo) -> list[Executor]:
+        python = PythonExecutor(threads=info.slots, inline=self._inline, secrets=self._secrets)
+        if self._inline:
+            return [python]
+        shell = ShellExecutor(self._base, secrets=self._secrets)
+        return [python, shell, IsolatedExecutor(max(info.cpu_milli // 1000, 1))]
+
+    async def close(self) -> None:
+        """Stops the nodes, records what they still had to say, stops the loops."""
+        for node in self.nodes:
+            await node.close()
+        for loop in reversed(self._loops):
+            await loop.stop()
+        for loop in self._loops[:1]:
+            while await loop.run_once():
+                pass
+        if self._loops and not await self.record.unfinished(self._id):
+            await self.record.abandon(self._id, self._clock.now_ms())
+        await self.record.close()
+        if self._lock is not None:
+            Path(self._lock.name).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    async def __aenter__(self) -> Embedded:
+        return await self.open()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    # -- what others left
+
+    def _lock_file(self, engine: str) -> Path:
+        assert self._data is not None
+        return self._data / "engines" / f"{engine}.lock"
+
+    async def _sweep_abandoned(self) -> None:
+        if self._data is None:
+            return
+        for engine in await self.record.embedded_engines():
+            path = self._lock_file(engine)
+            lock = _try_lock(path)
+            if lock is not None:
+                runs = await self.record.abandon(engine, self._clock.now_ms())
+                if runs:
+                    log.warning("%d unfinished runs of an earlier process were ended as failed (abandoned)", runs)
+                path.unlink(missing_ok=True)
+                lock.close()
+
+
+def _make_private(folder: Path) -> None:
+    """The data directory, readable by its owner only: it holds inputs and outputs."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "engines").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"the data directory {folder} cannot be made: {error}. Choose another with --data or SKEP_HOME") from None
+
+
+def _lock(path: Path) -> IO[str]:
+    lock = path.open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    """The lock, when nobody holds it."""
+    try:
+        return _lock(path)
+    except BlockingIOError:
+        return None
+
+
