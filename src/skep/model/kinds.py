@@ -76,7 +76,7 @@ PROSE: Final = Kind(_parse_prose, {"type": "string"})
 
 
 def each(parse: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
-    """Every value parsed, each once: what is nested deeply would else cost twice as much a level. Raises Fault with all faults."""
+    """Every value parsed. Raises Fault with the faults of all of them."""
     parsed: list[Any] = []
     faults: list[Found] = []
     for value in values:
@@ -84,14 +84,14 @@ def each(parse: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
             parsed.append(parse(value))
         except Fault as fault:
             faults += _below(len(parsed), fault)
-            parsed.append(None)
+            parsed.append(None)  # so that the length stays the position
     if faults:
         raise Fault(faults)
     return tuple(parsed)
 
 
-def _below(step: object, fault: Fault) -> list[Found]:
-    return [((step if isinstance(step, int) else str(step), *path), message) for path, message in fault.found]
+def _below(step: str | int, fault: Fault) -> list[Found]:
+    return [((step, *path), message) for path, message in fault.found]
 
 
 def mapping_with(table: Table, make: Callable[..., Any], write: Callable[[Any], Any], merges: bool = False) -> Kind:
@@ -200,7 +200,7 @@ FLAG: Final = Kind(_parse_flag, {"type": "boolean"})
 # -- numbers
 
 
-def number(least: float, most: float, whole: bool = False, zero: bool = True) -> Kind:
+def number(least: float, most: float, whole: bool = False) -> Kind:
     """A number in a range, both ends included. A `whole` one is an int, else it becomes a float."""
 
     def parse(value: Any) -> Any:
@@ -222,7 +222,7 @@ def _unit(read: Callable[[Any], int], schema: Mapping[str, Any], *writers: Calla
         except ValueError as error:
             raise Fault([((), str(error))]) from None
 
-    return Kind(parse, schema, lambda number: next(text for write in writers if read(text := write(number)) == number))
+    return Kind(parse, schema, lambda parsed: next(text for write in writers if read(text := write(parsed)) == parsed))
 
 
 def _duration_ms(value: Any) -> int:

@@ -279,6 +279,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.tell("retire", (name, self.incarnations[name]))
             case "drain" | "undrain":
                 self.ask("drain", [name], how == "drain")
+                self.read()
             case _ if name in self.history.nodes:
                 self.ask("take", name, self.incarnations[name], 0, 100)
 
@@ -391,9 +392,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.now_ms += 16_000
         for verb in ("promote", "reap"):
             self.move(verb)
-        for name, run in list(self.runs()):
-            if run.paused:
-                self.tell("resume", RunCommand(name, self.next()))
+        for name, _ in list(self.runs()):
+            self.tell("resume", RunCommand(name, self.next()))
         parked = [Resolve(*place, f"by-{self.next()}", TaskState.SUCCEEDED) for place in self.parked()]
         if parked:
             self.tell("resolve", *parked)

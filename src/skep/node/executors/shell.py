@@ -1,0 +1,437 @@
+"""Shell tasks: a text runs as `/bin/sh -c`, a list as a program with its arguments and no shell in between.
+
+The command finds in its environment SKEP_RUN, SKEP_TASK, SKEP_ATTEMPT, SKEP_TOKEN and two files that are removed after it:
+SKEP_OUTPUT (its result, as JSON; without it the result is what it printed) and SKEP_CHECKPOINT (JSON for the task's next
+attempt; write another file and `mv` it there, so that it is never seen half written).
+
+Here are also the two helpers that every executor of processes needs: `fill_secrets` and `Log`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import errno
+import os
+import re
+import shlex
+import signal
+import stat
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+
+from skep.errors import SkepError
+from skep.flow.expressions import ExpressionError, Scope, compile_value
+from skep.model.node import Call, ErrorInfo
+from skep.node.attempt import Attempt, Host
+from skep.node.context import SAVE_LIMIT
+from skep.node.functions import clean, error_info
+from skep.node.processes import Exit, Process, Processes, SpawnError
+
+GRACE_MS = 1_000
+"""Between SIGTERM and SIGKILL: within 2 s nothing may be left, however busy the machine is."""
+GATHER_S = 0.1
+GATHER_BYTES = 64 * 1024
+CAPTURE_BYTES = 64 * 1024
+"""Of standard output, when it is the result."""
+MAX_RESULT = 64 * 1024 * 1024
+"""Bytes of $SKEP_OUTPUT."""
+LOOK_S = 1.0
+SAVE_S = 5.0
+"""How long an outcome waits for the last checkpoint: a server that is away must not hold it back."""
+TAIL_BYTES, TAIL_LINES = 2_000, 10
+MASK = b"***"
+MIN_SECRET = 4
+"""Characters; a shorter secret would be found, and masked, everywhere."""
+STOPPED = ErrorInfo("Cancelled", "stopped")
+
+
+class Failed(Exception):
+    """Ends an attempt with `info`."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info.message)
+        self.info = info
+
+
+class Mask:
+    """Puts `***` in the place of secrets, also of one that is cut across two chunks."""
+
+    def __init__(self, values: Collection[str] = ()) -> None:
+        found = {form for value in values for form in _forms(value) if len(form) >= MIN_SECRET}
+        self._forms = sorted((form.encode(errors="surrogateescape") for form in found), key=len, reverse=True)
+        self._pattern = re.compile(b"|".join(map(re.escape, self._forms))) if found else None
+
+    def cut(self, data: bytes) -> tuple[bytes, bytes]:
+        """What of `data` can go on, masked, and the rest: the beginning, perhaps, of a secret that the next chunk completes."""
+        if self._pattern is None:
+            return data, b""
+        end, position, done = self._undecided(data), 0, []
+        for match in self._pattern.finditer(data):
+            if match.start() >= end:
+                break
+            done += [data[position : match.start()], MASK]
+            position = match.end()
+        end = max(end, position)
+        return b"".join([*done, data[position:end]]), data[end:]
+
+    def whole(self, data: bytes) -> bytes:
+        return self._pattern.sub(MASK, data) if self._pattern else data
+
+    def text(self, text: str) -> str:
+        return self.whole(text.encode(errors="surrogateescape")).decode(errors="replace") if self._pattern else text
+
+    def info(self, info: ErrorInfo) -> ErrorInfo:
+        message, traceback = self.text(info.message), self.text(info.traceback)
+        return msgspec.structs.replace(info, message=message, traceback=traceback) if self._pattern else info
+
+    def json(self, data: bytes) -> bytes:
+        return msgspec.json.encode(self._value(msgspec.json.decode(data))) if self._pattern else data
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {self.text(key): self._value(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._value(item) for item in value]
+        if isinstance(value, str):
+            return self.text(value)
+        shown = str(value)  # a number may be a secret too
+        return value if (masked := self.text(shown)) == shown else masked
+
+    def _undecided(self, data: bytes) -> int:
+        """Where the first suffix of `data` starts that is the beginning of a longer secret."""
+        for start in range(max(0, len(data) - len(self._forms[0]) + 1), len(data)):
+            suffix = data[start:]
+            if any(len(form) > len(suffix) and form.startswith(suffix) for form in self._forms):
+                return start
+        return len(data)
+
+
+def _forms(secret: str) -> set[str]:
+    """How a secret may show: as it is, line by line, and as a shell (`set -x`) or JSON writes it."""
+    escaped = msgspec.json.encode(secret.encode(errors="replace").decode()).decode()[1:-1]
+    return {secret, secret.strip(), shlex.quote(secret), escaped, *(line.strip() for line in secret.splitlines())}
+
+
+def fill_secrets(call: Call, secrets: Mapping[str, str]) -> tuple[Call, Mask]:
+    """The call with its secrets in place, and the mask for what comes back. Raises Failed (`Secrets`) when one is missing."""
+    if not call.needs_secrets:
+        return call, Mask()
+    quote = shlex.quote if call.executor == "run" and isinstance(call.call, str) else None
+    scope = Scope({"secrets": secrets})
+    named: set[str] = set()
+    filled: dict[str, Any] = {}
+    try:
+        for part in ("call", "args", "env", "cwd"):
+            value = compile_value(getattr(call, part))
+            named |= value.secrets
+            filled[part] = value.render(scope, quote if part == "call" else None)
+    except ExpressionError as error:  # its text never holds a value
+        missing = ", ".join(f"'{name}'" for name in sorted(named - secrets.keys()))
+        raise Failed(ErrorInfo("Secrets", f"this node has no secret {missing}" if missing else str(error))) from None
+    if not isinstance(filled["call"], str):
+        filled["call"] = tuple(map(_word, filled["call"]))
+    if filled["env"]:
+        filled["env"] = {name: _word(value) for name, value in filled["env"].items()}
+    mask = Mask([secrets[name] for name in named if name in secrets])
+    return msgspec.structs.replace(call, needs_secrets=False, **filled), mask
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+class Log:
+    """What an attempt writes, on its way to the host: masked, and small writes gathered for 100 ms. Its ends are kept."""
+
+    def __init__(self, host: Host, attempt: Attempt, mask: Mask, capture: int = 0) -> None:
+        self.mask = mask
+        self.captured = bytearray()
+        """The first `capture` bytes of standard output."""
+        self.out_bytes = 0
+        self._host, self._attempt, self._capture = host, attempt, capture
+        self._undecided: dict[str, bytes] = {}
+        self._gathered: dict[str, bytearray] = {}
+        self._tails: dict[str, bytes] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, stream: str, data: bytes) -> None:
+        data, self._undecided[stream] = self.mask.cut(self._undecided.get(stream, b"") + data)
+        self._take(stream, data)
+
+    def note(self, text: str) -> None:
+        """A line of Skep's own."""
+        self.flush()
+        self._host.write_log(self._attempt, "log", f"skep: {self.mask.text(text)}\n".encode(errors="replace"))
+
+    def tail(self) -> str:
+        """The last lines of standard error, else of standard output, to be shown below an error; empty when there are none."""
+        text = (self._tails.get("err", b"").strip() or self._tails.get("out", b"").strip()).decode(errors="replace")
+        return "".join(f"\n{line}" for line in text.splitlines()[-TAIL_LINES:])
+
+    def flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered, self._gathered = self._gathered, {}
+        for stream, data in gathered.items():
+            self._host.write_log(self._attempt, stream, bytes(data))
+
+    def close(self) -> None:
+        """Nothing follows. May be called again."""
+        undecided, self._undecided = self._undecided, {}
+        for stream, data in undecided.items():
+            self._take(stream, self.mask.whole(data))
+        self.flush()
+
+    def _take(self, stream: str, data: bytes) -> None:
+        if not data:
+            return
+        self._tails[stream] = (self._tails.get(stream, b"") + data[-TAIL_BYTES:])[-TAIL_BYTES:]
+        if stream == "out":
+            self.out_bytes += len(data)
+            self.captured += data[: self._capture - len(self.captured)]
+        gathered = self._gathered.setdefault(stream, bytearray())
+        gathered += data
+        if len(gathered) >= GATHER_BYTES:
+            self.flush()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
+
+
+class CheckpointFile:
+    """$SKEP_CHECKPOINT of one attempt."""
+
+    def __init__(self, path: Path, host: Host, attempt: Attempt, log: Log) -> None:
+        self._path, self._host, self._attempt, self._log = path, host, attempt, log
+        self._seen: tuple[int, ...] = ()
+        self._saving: asyncio.Task[None] | None = None
+        self._trouble = ""
+
+    async def fill(self) -> None:
+        """Puts what earlier attempts left into the file. Raises what the host raises."""
+        data = await self._host.call(self._attempt, "load_checkpoint") if self._attempt.grant.attempt > 1 else None
+        self._path.write_bytes(data if isinstance(data, bytes) else b"")
+        self._seen = self._look()
+
+    def poll(self) -> None:
+        """Saves the file if it was changed."""
+        if (self._saving is None or self._saving.done()) and self._look() != self._seen:
+            self._saving = asyncio.create_task(self._save())
+
+    async def finish(self) -> None:
+        """Saves the last change; says in the log what could not be saved."""
+        try:
+            async with asyncio.timeout(SAVE_S):
+                if self._saving is not None:
+                    await self._saving
+                if self._look() != self._seen:
+                    await self._save()
+        except TimeoutError:
+            self._trouble = f"no answer for {SAVE_S:g} s"
+        if self._trouble:
+            self._log.note(f"the checkpoint was not saved: {self._trouble}")
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return ()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    async def _save(self) -> None:
+        seen = self._look()
+        self._trouble = ""
+        try:
+            data = read_json(self._path, "$SKEP_CHECKPOINT", SAVE_LIMIT)
+            if data:  # empty: it is just being written
+                await self._host.call(self._attempt, "save_checkpoint", data)
+            self._seen = seen
+        except Failed as failed:  # perhaps half written; then it changes once more
+            self._trouble, self._seen = failed.info.message, seen
+        except SkepError as error:  # seen stays what it was: the next look tries again
+            self._trouble = str(error)
+
+
+def read_json(path: Path, what: str, most: int) -> bytes:
+    """The JSON in a file that a command wrote; empty when there is none. Raises Failed (`Result`)."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # without waiting for the writer of a FIFO
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Failed(ErrorInfo("Result", f"{what} is no longer a file"))
+            if found.st_size > most:
+                problem = f"{what} may have {most // 2**20} MiB, it has {found.st_size / 2**20:.1f}: write the path of a file"
+                raise Failed(ErrorInfo("Result", problem))
+            data = file.read(most).strip()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise Failed(ErrorInfo("Result", f"cannot read {what}: {error.strerror}")) from None
+    try:
+        if data:
+            msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Failed(ErrorInfo("Result", f"{what} is not JSON: {error}")) from None
+    return data
+
+
+class _Shell:
+    """One attempt at work."""
+
+    __slots__ = ("attempt", "checkpoint", "mask", "process", "stopping", "task")
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.mask = Mask()
+        self.process: Process | None = None
+        self.checkpoint: CheckpointFile | None = None
+        self.stopping = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class ShellExecutor:
+    """Runs shell tasks. `base` is where a relative `cwd` starts; `secrets` are the node's own, by name."""
+
+    name = "run"
+
+    def __init__(self, processes: Processes, base: Path, secrets: Mapping[str, str] | None = None) -> None:
+        self._processes = processes
+        self._base = base
+        self._secrets = secrets or {}
+        self._shells: set[_Shell] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def open(self, host: Host) -> None:
+        self._host = host
+        self._processes.open()
+
+    async def close(self) -> None:
+        tasks = [shell.task for shell in self._shells if shell.task]
+        for shell in list(self._shells):
+            self.stop(shell.attempt)
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def start(self, attempt: Attempt) -> None:
+        attempt.work = shell = _Shell(attempt)
+        self._shells.add(shell)
+        shell.task = asyncio.create_task(self._run(shell))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def stop(self, attempt: Attempt) -> None:
+        shell = attempt.work
+        if not isinstance(shell, _Shell) or attempt.ended or shell.task is None:
+            return
+        if shell.process is None:
+            shell.task.cancel()
+        elif not shell.process.ended.done():
+            shell.stopping = True
+            shell.process.stop(GRACE_MS)
+
+    def _look(self) -> None:
+        for shell in self._shells:
+            if shell.checkpoint is not None:
+                shell.checkpoint.poll()
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look) if self._shells else None
+
+    async def _run(self, shell: _Shell) -> None:
+        attempt = shell.attempt
+        try:
+            output = await self._work(shell)
+        except Failed as failed:
+            attempt.fail(shell.mask.info(failed.info))
+        except asyncio.CancelledError:
+            attempt.fail(STOPPED)
+            raise
+        except Exception as error:  # noqa: BLE001  whatever goes wrong is the attempt's failure
+            attempt.fail(shell.mask.info(error_info(error)))
+        else:
+            attempt.succeed(output)
+        finally:
+            self._shells.discard(shell)
+
+    async def _work(self, shell: _Shell) -> bytes:
+        """The attempt's output. Raises Failed."""
+        call, shell.mask = fill_secrets(shell.attempt.call, self._secrets)
+        log = Log(self._host, shell.attempt, shell.mask, CAPTURE_BYTES + 1024)  # room for what is stripped
+        # What a command makes undeletable in there is the temporary folder's to keep.
+        with TemporaryDirectory(prefix="skep-", ignore_cleanup_errors=True) as folder:
+            try:
+                return await self._command(shell, call, log, Path(folder))
+            finally:
+                log.close()
+
+    async def _command(self, shell: _Shell, call: Call, log: Log, folder: Path) -> bytes:
+        result = folder / "output.json"
+        result.touch()
+        checkpoint = CheckpointFile(folder / "checkpoint.json", self._host, shell.attempt, log)
+        await checkpoint.fill()
+        shell.process = process = await self._spawn(shell.attempt, call, log, folder)
+        shell.checkpoint = checkpoint
+        exit = await process.wait()
+        shell.checkpoint = None
+        log.close()
+        await checkpoint.finish()
+        if shell.stopping:
+            raise Failed(STOPPED)
+        if exit.killed:
+            log.note(f"ended {exit.killed} process{'es' if exit.killed > 1 else ''} that the command had left behind")
+        if exit.code != 0:
+            raise Failed(_failure(exit, log.tail()))
+        if data := read_json(result, "$SKEP_OUTPUT", MAX_RESULT):
+            return shell.mask.json(data)
+        return _printed(log)
+
+    async def _spawn(self, attempt: Attempt, call: Call, log: Log, folder: Path) -> Process:
+        grant = attempt.grant
+        env = {
+            **os.environ,
+            **(call.env or {}),
+            "SKEP_RUN": grant.run,
+            "SKEP_TASK": grant.name,
+            "SKEP_ATTEMPT": str(grant.attempt),
+            "SKEP_TOKEN": str(grant.token),
+            "SKEP_OUTPUT": str(folder / "output.json"),
+            "SKEP_CHECKPOINT": str(folder / "checkpoint.json"),
+        }
+        argv = ("/bin/sh", "-c", call.call) if isinstance(call.call, str) else call.call
+        cwd = self._base / call.cwd if call.cwd else self._base
+        try:
+            return await self._processes.spawn(
+                argv, env=env, cwd=str(cwd), on_output=lambda stream, data: log.write("out" if stream == 1 else "err", data)
+            )
+        except SpawnError as error:
+            missing = any(os.strerror(number) in str(error) for number in (errno.ENOENT, errno.ENOTDIR))
+            raise Failed(ErrorInfo("NotFound" if missing else "SpawnError", clean(str(error)))) from None
+
+
+def _failure(exit: Exit, tail: str) -> ErrorInfo:
+    if exit.signal is None:
+        return ErrorInfo("ExitCode", clean(f"exit code {exit.code}{tail}"), exit_code=exit.code)
+    return ErrorInfo("Signal", clean(f"ended by {signal_name(exit.signal)}{tail}"), signal=exit.signal)
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL`, with what mostly sends it."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"  # a real-time signal
+    return f"{name} (out of memory?)" if number == signal.SIGKILL else name
+
+
+def _printed(log: Log) -> bytes:
+    data = bytes(log.captured).strip()
+    if len(data) > CAPTURE_BYTES or (len(log.captured) < log.out_bytes):
+        log.note(f"the output is cut to {CAPTURE_BYTES // 1024} KiB of {log.out_bytes} bytes: write more to $SKEP_OUTPUT")
+        data = data[:CAPTURE_BYTES]
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(data)  # without the half of a character at the cut
+    return msgspec.json.encode(clean(text))
