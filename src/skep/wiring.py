@@ -26,6 +26,7 @@ from skep.node.executors.isolated import IsolatedExecutor
 from skep.node.executors.python import PythonExecutor
 from skep.node.executors.shell import ShellExecutor
 from skep.node.node import Node
+from skep.node.processes import Processes
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
 from skep.upkeep.catalog import Catalog
@@ -70,6 +71,8 @@ class Embedded:
         self.record = SqlRecord(data / RECORD_FILE if data else None, inline=inline)
         self.hub: Hub
         self.nodes: list[Node] = []
+        self._processes: Processes | None = None
+        """One for all nodes: the commands and workers of this process."""
         self._loops: list[Loop] = []
 
     async def open(self) -> Embedded:
@@ -123,13 +126,16 @@ class Embedded:
         python = PythonExecutor(threads=info.slots, inline=self._inline, secrets=self._secrets)
         if self._inline:
             return [python]
-        shell = ShellExecutor(self._base, secrets=self._secrets)
-        return [python, shell, IsolatedExecutor(max(info.cpu_milli // 1000, 1))]
+        self._processes = self._processes or Processes()
+        shell = ShellExecutor(self._processes, self._base, self._secrets)
+        return [python, shell, IsolatedExecutor(self._processes, max(info.cpu_milli // 1000, 1), self._base, self._secrets)]
 
     async def close(self) -> None:
         """Stops the nodes, records what they still had to say, stops the loops."""
         for node in self.nodes:
             await node.close()
+        if self._processes is not None:
+            await self._processes.close()
         for loop in reversed(self._loops):
             await loop.stop()
         for loop in self._loops[:1]:

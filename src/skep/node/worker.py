@@ -3,8 +3,8 @@
     python -P -m skep.node.worker FD        FD: an AF_UNIX stream socket to the node
 
 Frames (msgpack behind a length of four bytes) come in through a thread, so that calls of the running code are answered while
-it runs; the code itself has the main thread. SIGTERM is how the node cancels: a coroutine's task is cancelled, in a plain function
-`TaskCancelled` is raised; then the worker ends. It also ends, at once, when the node's end of the socket closes.
+it runs; the code itself has the main thread. SIGTERM is how the node cancels: a coroutine's task is cancelled, in a plain
+function `TaskCancelled` is raised; then the worker ends. It also ends, at once, when the node's end of the socket closes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Ready(Frame, frozen=True):
 
 
 class Done(Frame, frozen=True):
-    """worker → node: how the attempt ended: an error, a delay (snoozed), else an output. Everything it printed is in the pipes."""
+    """worker → node: how the attempt ended: an error, a delay (snoozed), else an output. All it printed is in the pipes."""
 
     output: bytes = b""
     error: ErrorInfo | None = None

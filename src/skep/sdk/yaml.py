@@ -255,6 +255,5 @@ class _Reader:
             self.lines.setdefault(show_path(path), self.event.start_mark.line + 1)
 
     def refusal(self, message: str, line: int | None = -1, path: tuple[str | int, ...] = ()) -> SpecError:
-        return SpecError(
-            [Problem(show_path(path), message, self.event.start_mark.line + 1 if line == -1 else line)], self.source
-        )
+        here = self.event.start_mark.line + 1 if line == -1 else line
+        return SpecError([Problem(show_path(path), message, here)], self.source)

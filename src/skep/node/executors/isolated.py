@@ -15,7 +15,7 @@ import msgspec
 from skep.errors import SkepError
 from skep.model.node import Call, ErrorInfo
 from skep.node.attempt import Attempt, Host
-from skep.node.executors.shell import STOPPED, TAIL_BYTES, Failed, Log, Mask, fill_secrets, signal_name
+from skep.node.executors.shell import STOPPED, TAIL_BYTES, Failed, Log, Mask, fill_secrets, plural, signal_name
 from skep.node.functions import clean
 from skep.node.processes import Exit, Process, Processes, SpawnError
 from skep.node.worker import LENGTH, MAX_RESULT, Answer, Ask, Begin, Done, Frame, Progressed, Ready, Setup, Written, pack
@@ -139,10 +139,8 @@ class _Worker(asyncio.Protocol):
         self._log = Log(self._executor.host, attempt, job.mask)
         self._attempts += 1
         args = msgspec.json.encode(call.args)
-        begin = Begin(
-            str(call.call), args, call.env or {}, call.cwd or "", grant.run, grant.name, grant.attempt, tuple(grant.token)
-        )
-        self._send(begin)
+        where = (call.env or {}, call.cwd or "")
+        self._send(Begin(str(call.call), args, *where, grant.run, grant.name, grant.attempt, (grant.token.epoch, grant.token.n)))
 
     def stop(self) -> None:
         """Ends the worker and all below it, whatever it does; the attempt ends with it."""
@@ -165,7 +163,7 @@ class _Worker(asyncio.Protocol):
         try:
             await self._spawn()
             error = None
-        except SpawnError as refusal:
+        except (SpawnError, OSError) as refusal:
             error = ErrorInfo("SpawnError", f"no worker process: {refusal}")
         finally:
             if error is not None:
@@ -189,9 +187,9 @@ class _Worker(asyncio.Protocol):
                 mine.close()
                 raise
         self._process = process
-        process.ended.add_done_callback(lambda ended: self._on_end(ended.result()))
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=mine)
         self._send(Setup(sys.path))
+        process.ended.add_done_callback(lambda ended: self._on_end(ended.result()))
 
     def _on_output(self, stream: int, data: bytes) -> None:
         if self._log is not None:
@@ -201,14 +199,17 @@ class _Worker(asyncio.Protocol):
 
     def _on_end(self, exit: Exit) -> None:
         self._transport.close()
-        if self.attempt is not None and self._log is not None:
-            self._log.close()
-            if exit.killed and self._done is not None:
-                self._log.note(f"ended {exit.killed} process{'es' if exit.killed > 1 else ''} that the task had left behind")
-            self._finish(self._done or Done(error=STOPPED if self._stopping else _died(exit, self._log.tail())))
+        error = STOPPED if self._stopping else _died(exit, self._log.tail() if self._log else self._last_words())
+        self._stopping = True
+        if self._log is not None:
+            if self._done is not None and self._done.leftovers:
+                self._log.note(f"ended {plural(exit.killed, 'process', 'processes')} that the task had left behind")
+            self._finish(self._done or Done(error=error))
         self.gone.set_result(None)
-        tail = "\n" + self._unlogged.decode(errors="replace").strip()
-        self._executor.lost(self, None if self.is_ready or self._stopping else _died(exit, tail))
+        self._executor.lost(self, None if self.is_ready else error)
+
+    def _last_words(self) -> str:
+        return "\n" + self._unlogged.decode(errors="replace").strip()
 
     # -- its frames
 
@@ -224,7 +225,7 @@ class _Worker(asyncio.Protocol):
                     raise msgspec.DecodeError(f"a frame of {end} bytes")
                 if len(self._heard) < end:
                     break
-                frame = _decoder.decode(memoryview(self._heard)[LENGTH.size : end].tobytes())
+                frame = _decoder.decode(self._heard[LENGTH.size : end])
                 del self._heard[:end]
                 self._take(frame)
         except msgspec.DecodeError as error:  # cut by a cancellation, or the task wrote to what is not its own

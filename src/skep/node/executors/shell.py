@@ -25,7 +25,8 @@ from typing import Any
 import msgspec
 
 from skep.errors import SkepError
-from skep.flow.expressions import ExpressionError, Scope, compile_value
+from skep.flow.evaluation import ExpressionError, Scope
+from skep.flow.templates import compile_value
 from skep.model.node import Call, ErrorInfo
 from skep.node.attempt import Attempt, Host
 from skep.node.context import SAVE_LIMIT
@@ -323,6 +324,7 @@ class ShellExecutor:
         attempt.work = shell = _Shell(attempt)
         self._shells.add(shell)
         shell.task = asyncio.create_task(self._run(shell))
+        shell.task.add_done_callback(lambda task: self._over(shell, task))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
@@ -348,15 +350,15 @@ class ShellExecutor:
             output = await self._work(shell)
         except Failed as failed:
             attempt.fail(shell.mask.info(failed.info))
-        except asyncio.CancelledError:
-            attempt.fail(STOPPED)
-            raise
         except Exception as error:  # noqa: BLE001  whatever goes wrong is the attempt's failure
             attempt.fail(shell.mask.info(error_info(error)))
         else:
             attempt.succeed(output)
-        finally:
-            self._shells.discard(shell)
+
+    def _over(self, shell: _Shell, task: asyncio.Task[None]) -> None:
+        self._shells.discard(shell)
+        if task.cancelled():  # perhaps before it did anything at all
+            shell.attempt.fail(STOPPED)
 
     async def _work(self, shell: _Shell) -> bytes:
         """The attempt's output. Raises Failed."""
@@ -383,7 +385,7 @@ class ShellExecutor:
         if shell.stopping:
             raise Failed(STOPPED)
         if exit.killed:
-            log.note(f"ended {exit.killed} process{'es' if exit.killed > 1 else ''} that the command had left behind")
+            log.note(f"ended {plural(exit.killed, 'process', 'processes')} that the command had left behind")
         if exit.code != 0:
             raise Failed(_failure(exit, log.tail()))
         if data := read_json(result, "$SKEP_OUTPUT", MAX_RESULT):
@@ -426,6 +428,10 @@ def signal_name(number: int) -> str:
     except ValueError:
         name = f"signal {number}"  # a real-time signal
     return f"{name} (out of memory?)" if number == signal.SIGKILL else name
+
+
+def plural(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"
 
 
 def _printed(log: Log) -> bytes:

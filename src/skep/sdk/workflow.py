@@ -1,0 +1,105 @@
+"""`@workflow` makes a function a workflow: its body runs once, to say which tasks there are."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, ParamSpec, TypedDict, Unpack, overload
+
+import msgspec
+
+from skep.errors import SkepError, SpecError
+from skep.flow.plan import compile_plan
+from skep.model.authoring import build_workflow
+from skep.model.spec import WorkflowSpec
+from skep.sdk.draft import Draft, current
+from skep.sdk.embedded import run_workflow
+from skep.sdk.ref import input_ref, template_data, value_data
+from skep.sdk.task import Duration
+
+P = ParamSpec("P")
+
+
+class WorkflowOptions(TypedDict, total=False):
+    """What `@workflow` takes, with the words of YAML."""
+
+    name: str
+    description: str
+    timeout: Duration
+    priority: int | str
+    labels: Mapping[str, Any]
+    namespace: str
+    defaults: Mapping[str, Any]
+
+
+class WorkflowFunction(Generic[P]):
+    """A function that is a workflow. Its parameters are the inputs, what it returns is the output."""
+
+    def __init__(self, function: Callable[P, Any], options: Mapping[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.signature = inspect.signature(function)
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.function.__module__}:{self.function.__qualname__}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Not done: a workflow is run with `.run(…)`, and workflows inside of workflows are not in this version."""
+        raise SkepError(
+            f"run the workflow with {self.function.__name__}.run(…); this version has no workflows inside of workflows"
+        )
+
+    @functools.cached_property
+    def spec(self) -> WorkflowSpec:
+        """The workflow, built and checked once. Raises SpecError, and whatever the body raises."""
+        source = f"{self.function.__module__}:{self.function.__qualname__}"
+        try:
+            spec = build_workflow(self._data())
+            compile_plan(spec)
+        except SpecError as error:
+            raise SpecError(error.problems, source) from None
+        return spec
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Runs it here and now, with these inputs, and gives its output. Raises RunFailedError."""
+        return run_workflow(self.spec, msgspec.to_builtins(self.signature.bind(*args, **kwargs).arguments, str_keys=True))
+
+    def _data(self) -> dict[str, Any]:
+        """The workflow in authoring form."""
+        inputs: dict[str, Any] = {}
+        required: list[str] = []
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+                raise SpecError.at(f"inputs.{name}", "expected plain parameters: each one is an input with its name")
+            if parameter.default is parameter.empty:
+                required.append(name)
+            else:
+                inputs[name] = msgspec.to_builtins(parameter.default, str_keys=True)
+        if inspect.iscoroutinefunction(self.function) or inspect.isgeneratorfunction(self.function):
+            raise SpecError.at("", "expected a plain function: its body runs once, to say which tasks there are")
+        draft = Draft()
+        token = current.set(draft)
+        try:
+            output = self.function(**{name: input_ref(name) for name in self.signature.parameters})  # type: ignore[arg-type]
+        finally:
+            current.reset(token)
+        return {
+            "name": self.function.__name__,
+            "description": inspect.getdoc(self.function) or "",
+            "inputs": inputs,
+            "required": required,
+            "tasks": draft.tasks,
+            "output": value_data(output),
+            **template_data(self._options),
+        }
+
+
+@overload
+def workflow(function: Callable[P, Any], /) -> WorkflowFunction[P]: ...
+@overload
+def workflow(**options: Unpack[WorkflowOptions]) -> Callable[[Callable[P, Any]], WorkflowFunction[P]]: ...
+def workflow(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Makes a function a workflow: `@workflow`, or `@workflow(name="release", timeout="10m", priority="high")`."""
+    return WorkflowFunction(function, options) if function is not None else lambda function: WorkflowFunction(function, options)

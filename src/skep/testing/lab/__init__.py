@@ -1,0 +1,1 @@
+"""Measuring: benchmarks of the whole thing on the machine at hand."""
