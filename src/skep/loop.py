@@ -33,7 +33,7 @@ class Loop:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self.failures = 0
-        """How often `run_once` raised since the start."""
+        """How often `run_once` raised since the loop was made."""
 
     async def run_once(self) -> bool:
         """Does one bounded piece of work. True when there is more to do at once."""
@@ -58,11 +58,10 @@ class Loop:
     async def stop(self) -> None:
         """Lets the pass in progress finish and ends the loop; harmless before `start` and when repeated."""
         self._stopping = True
-        self._wakened.set()
+        self.wake()
         task = self._task
         if task is not None and task is not asyncio.current_task():
             await asyncio.wait([task])
-            self._task = None
 
     async def _run(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -70,21 +69,29 @@ class Loop:
             self._wakened.clear()
             try:
                 more = await self.run_once()
-                pause_s = FIRST_PAUSE_S
             except Exception:
                 self.failures += 1
                 log.exception("%s: a pass failed; next try in %.2f s", self.name, pause_s)
-                await self._wait(pause_s)
+                await self._rest(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 continue
+            pause_s = FIRST_PAUSE_S
             if more:
                 await asyncio.sleep(0)
             elif not self._stopping:
                 await self._wait(self.interval_s)
 
     async def _wait(self, seconds: float) -> None:
+        """Until someone wakes the loop, at most so long."""
         handle = asyncio.get_running_loop().call_later(seconds, self._wakened.set)
         try:
             await self._wakened.wait()
         finally:
             handle.cancel()
+
+    async def _rest(self, seconds: float) -> None:
+        """So long, whoever wakes the loop, unless it is to stop."""
+        until = asyncio.get_running_loop().time() + seconds
+        while not self._stopping and (left := until - asyncio.get_running_loop().time()) > 0:
+            self._wakened.clear()
+            await self._wait(left)

@@ -104,6 +104,7 @@ class Embedded:
             for event in events:
                 if event.kind == "ended":
                     load.forget(event.run)
+                    catalog.forget(event.run)
             feed.publish(events)
 
         transcribe = TranscribeLoop(engine, self.record, self._id, told)
@@ -141,7 +142,7 @@ class Embedded:
         for loop in self._loops[:1]:
             while await loop.run_once():
                 pass
-        if self._loops and not await self.record.unfinished(self._id):
+        if self._loops:
             await self.record.abandon(self._id, self._clock.now_ms())
         await self.record.close()
         if self._lock is not None:

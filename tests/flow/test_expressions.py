@@ -11,17 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skep.flow.expressions import (
-    MAX_INT,
-    MAX_ITEMS,
-    MAX_SOURCE,
-    ExpressionError,
-    Scope,
-    compile_value,
-    parse,
-    parse_condition,
-    template,
-)
+from skep.flow.evaluation import ExpressionError, Scope
+from skep.flow.expressions import MAX_SOURCE, parse, parse_condition
+from skep.flow.functions import MAX_INT, MAX_ITEMS
+from skep.flow.templates import compile_value, template
 
 NAMES: dict[str, Any] = {
     "inputs": {"x": 3, "name": "Ada", "list": [3, 1, 2], "none": None, "a-b": "dash", "map": {"k": [10, 20]}, "long": "ab" * 9},

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from skep.flow.expressions import Expression, ExpressionError, Scope, Value
-from skep.flow.plan import Plan, TaskPlan, render_call
+from skep.flow.evaluation import ExpressionError, Scope
+from skep.flow.expressions import Expression
+from skep.flow.functions import kind_of, to_text
+from skep.flow.plan import Plan
+from skep.flow.task import TaskPlan
+from skep.flow.templates import Value
 from skep.model.node import ErrorInfo
 from skep.model.run import EXCLUSIVE, Claim, ReadyTask, lock_key
 from skep.model.state import TaskState
@@ -73,7 +77,7 @@ def decide(facts: Facts, ready: ReadyTask, items: Sequence[Any] | None = None) -
             return Skip("when")
         if task.map is not None and not child:
             return _expand(task.map, scope)
-        call = task.constant_call if task.constant_call is not None else render_call(task, scope)
+        call = task.constant_call if task.constant_call is not None else task.render(scope)
         return Start(call, _claims(facts, task, scope))
     except ExpressionError as error:
         return Fail(ErrorInfo("Expression", str(error)))
@@ -96,7 +100,7 @@ def _expand(wanted: Expression | Value, scope: Scope) -> Expand | Fail:
     value = wanted.evaluate(scope) if isinstance(wanted, Expression) else wanted.render(scope)
     if isinstance(value, list | tuple):
         return Expand(list(value))
-    return Fail(ErrorInfo("Map", f"`map` must give a list, got {_kind(value)}: {str(value)[:100]}"))
+    return Fail(ErrorInfo("Map", f"`map` must give a list, got {kind_of(value)}: {str(value)[:100]}"))
 
 
 def _claims(facts: Facts, task: TaskPlan, scope: Scope) -> tuple[Claim, ...]:
@@ -104,7 +108,7 @@ def _claims(facts: Facts, task: TaskPlan, scope: Scope) -> tuple[Claim, ...]:
         return ()
     wanted: dict[str, int] = {}
     for value, shared in task.locks:
-        key = lock_key(str(facts.run["namespace"]), str(value.render(scope)))
+        key = lock_key(str(facts.run["namespace"]), to_text(value.render(scope)))
         wanted[key] = max(wanted.get(key, 0), 1 if shared else EXCLUSIVE)
     # Always in the same order, so that what is waited for does not depend on how a task lists its locks.
     return tuple(Claim(key, wanted[key], EXCLUSIVE) for key in sorted(wanted))
@@ -157,8 +161,3 @@ def run_output(facts: Facts) -> Any:
         for task, successors in enumerate(plan.shape.successors)
         if not successors and task in facts.upstream and facts.upstream[task].state == TaskState.SUCCEEDED
     }
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", str: "a text", bool: "true or false", int: "a number", float: "a number", type(None): "nothing"}
-    return names.get(type(value), type(value).__name__)

@@ -7,7 +7,7 @@ renders once with nothing but `secrets` in scope; so all other text in it is esc
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from skep.flow.evaluation import MAX_VALUE_DEPTH, ExpressionError, Scope
 from skep.flow.expressions import Expression, Uses, parse_bare, split, union

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from skep.model.event import Event
+
+log = logging.getLogger(__name__)
 
 Listener = Callable[[Sequence[Event]], None]
 
@@ -20,7 +23,10 @@ class Feed:
     def publish(self, events: Sequence[Event]) -> None:
         """Called with each recorded batch, in order."""
         for listener in tuple(self._listeners):
-            listener(events)
+            try:
+                listener(events)
+            except Exception:  # who watches must not hold up who waits
+                log.exception("a listener failed")
         if self._ends:
             for event in events:
                 if event.kind == "ended":

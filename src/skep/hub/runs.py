@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from skep.clock import Clock
-from skep.errors import RunFailedError, SpecError
+from skep.errors import RunFailedError, SpecError, WrongStateError
 from skep.flow.decide import Facts, Upstream, run_output
-from skep.flow.expressions import ExpressionError
+from skep.flow.evaluation import ExpressionError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.hub.feed import Feed
 from skep.model.node import ErrorInfo, artifact_of
@@ -45,17 +45,20 @@ class Runs:
         self._feed = feed
         self._clock = clock
         self._engine_id = engine_id
-        self._plans: dict[int, tuple[WorkflowSpec, Plan]] = {}
+        self._plans: dict[int, Plan] = {}
 
     def plan(self, spec: WorkflowSpec) -> Plan:
         """The compiled workflow; the last few are kept. Raises SpecError."""
         kept = self._plans.get(id(spec))
-        if kept is None or kept[0] is not spec:
-            if len(self._plans) >= 64:
-                self._plans.clear()
-            kept = self._plans[id(spec)] = (spec, compile_plan(spec))
-            self._catalog.keep_plan(kept[1])
-        return kept[1]
+        return kept if kept is not None and kept.spec is spec else self.keep(compile_plan(spec))
+
+    def keep(self, plan: Plan) -> Plan:
+        """Makes a plan known, so that submitting its workflow does not compile it again."""
+        if len(self._plans) >= 64:
+            self._plans.clear()
+        self._plans[id(plan.spec)] = plan
+        self._catalog.keep_plan(plan)
+        return plan
 
     async def submit(
         self,
@@ -109,7 +112,10 @@ class Runs:
             if isinstance(answer, Exception):
                 raise answer
         accepted = [str(answer) for answer in answers]
-        self._load.offer([_row(run) for run, known in zip(new, accepted, strict=True) if run.id == known])
+        if run_ids:
+            self._load.look()  # perhaps sent again: whether a run is new, and has not even ended, the record knows
+        else:
+            self._load.offer([_row(run) for run, known in zip(new, accepted, strict=True) if run.id == known])
         return accepted
 
     def _encode_inputs(self, spec: WorkflowSpec, given: Mapping[str, Any]) -> bytes:
@@ -129,9 +135,10 @@ class Runs:
         """Waits until the end of the run is recorded. Raises NotFoundError, TimeoutError."""
         end = self._feed.end_of(run)
         try:
-            row = await self._record.run(run)
-            if RunState(row.state).ended:
-                return RunState(row.state)
+            if run not in self._load.live:
+                row = await self._record.run(run)
+                if RunState(row.state).ended:
+                    return RunState(row.state)
             async with asyncio.timeout(timeout_s):
                 return RunState((await end).state)
         finally:
@@ -219,7 +226,10 @@ class Runs:
         await self._command(run, "resume", reason)
 
     async def retry(self, run: str, reason: str = "") -> None:
-        """Takes up an ended run: what did not succeed, and all that comes after it."""
+        """Takes up an ended run: what did not succeed, and all that comes after it. Raises WrongStateError before its end."""
+        state = RunState((await self._record.run(run)).state)
+        if not state.ended:
+            raise WrongStateError(f"run {run} is {state.label}; only a run that has ended can be retried")
         await self._command(run, "retry", reason)
 
     async def _command(self, run: str, verb: str, reason: str) -> None:

@@ -90,6 +90,20 @@ def each(parse: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(parsed)
 
 
+def members(parse_key: Callable[[Any], str], parse: Callable[[Any], Any], values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Every key and value parsed. Raises Fault with the faults of all of them."""
+    parsed: dict[str, Any] = {}
+    faults: list[Found] = []
+    for key, value in values.items():
+        try:
+            parsed[parse_key(key)] = parse(value)
+        except Fault as fault:
+            faults += _below(str(key), fault)
+    if faults:
+        raise Fault(faults)
+    return parsed
+
+
 def _below(step: str | int, fault: Fault) -> list[Found]:
     return [((step, *path), message) for path, message in fault.found]
 
@@ -134,21 +148,11 @@ WORDS: Final = several(TEXT, "a text")
 
 def mapping_of(value_kind: Kind, what: str, key_kind: Kind = TEXT, merges: bool = False) -> Kind:
     """A mapping from texts to values of one kind; None when it is empty."""
-    parse_key, parse_value = key_kind.parse, value_kind.parse
 
     def parse(value: Any) -> dict[str, Any] | None:
         if not isinstance(value, Mapping):
             raise wrong(value, what)
-        parsed: dict[str, Any] = {}
-        faults: list[Found] = []
-        for key, inner in value.items():
-            try:
-                parsed[parse_key(key)] = parse_value(inner)
-            except Fault as fault:
-                faults += _below(str(key), fault)
-        if faults:
-            raise Fault(faults)
-        return parsed or None
+        return members(key_kind.parse, value_kind.parse, value) or None
 
     def write(parsed: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value_kind.write(inner) for key, inner in parsed.items()}
@@ -278,7 +282,7 @@ def parse_json(value: Any, depth: int = 1) -> Any:
     if depth >= MAX_DEPTH:
         raise Fault([((), f"is nested deeper than {MAX_DEPTH} levels")])
     if isinstance(value, Mapping):
-        return mapping_of(Kind(lambda inner: parse_json(inner, depth + 1), {}), "", _KEY).parse(value) or {}
+        return members(_parse_key, lambda inner: parse_json(inner, depth + 1), value)
     if isinstance(value, list | tuple):
         return list(each(lambda inner: parse_json(inner, depth + 1), value))
     raise wrong(value, "JSON: texts, numbers of up to 64 bits, true, false, null, lists, mappings with text keys")
@@ -290,5 +294,4 @@ def _parse_key(value: Any) -> str:
     raise wrong(value, "a text as key")
 
 
-_KEY: Final = Kind(_parse_key, {})
 JSON: Final = Kind(parse_json, {})

@@ -79,6 +79,8 @@ MOVES: tuple[Move, ...] = (
     Move("join", P, F, "failed"),
     Move("join", P, C, "cancelled"),
     Move("join", P, K, "skipped"),
+    # Children that a `retry` made wait again end with their parent when it is settled in another way.
+    Move("follow", W, K, "skipped"),
     Move("place", R, L, "granted"),
     Move("place", R, K, "skipped"),
     Move("place", R, P, "parked"),

@@ -134,6 +134,10 @@ class TaskContext:
         """Writes one line to the task's log."""
         self._port.log("log", (" ".join(str(part) for part in parts) + "\n").encode("utf-8", "replace"))
 
+    def write(self, stream: str, text: str) -> None:
+        """Writes to the task's log as it stands: what it prints on `out` or `err`, where that is sent here."""
+        self._port.log(stream, text.encode("utf-8", "replace"))
+
     def progress(self, done: float, total: float = 1.0, message: str = "") -> None:
         """Shows how far the task is: `done` of `total`."""
         self._port.progress(float(done), float(total), str(message)[:200])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType, TracebackType
+from typing import Any, Final
 
 import msgspec
 
@@ -19,12 +22,21 @@ Function = Callable[..., Any]
 registry: dict[str, Function] = {}
 """Functions that this process already has, by reference (`@task` puts them here), so that `__main__` is not imported twice."""
 
-MAX_MESSAGE = 4_000
-MAX_TRACEBACK = 16_000
+MAX_MESSAGE: Final = 4_000
+MAX_TRACEBACK: Final = 16_000
+MAX_RESULT: Final = 64 * 1024 * 1024
+"""Bytes of JSON that a function may return."""
+
+_importing: dict[str, threading.RLock] = {}
+"""One lock a file: two threads must not run it at once, and one that hangs holds up only those who want the same."""
 
 
 class FunctionNotFound(ImportError):
     """The reference of a Python task leads nowhere on this node."""
+
+
+class ResultError(TypeError):
+    """What a function returned cannot be kept."""
 
 
 def find_function(reference: str) -> Function:
@@ -43,25 +55,31 @@ def find_function(reference: str) -> Function:
     return function  # type: ignore[no-any-return]
 
 
-def _load_file(path: str) -> Any:
+def _load_file(path: str) -> ModuleType:
     """Imports a file under a name of its own, once; its folder is importable, as when it is run."""
     file = Path(path).resolve()
     name = "skep_file_" + "".join(c if c.isalnum() else "_" for c in str(file))
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None or not file.is_file():
-        raise FunctionNotFound(f"there is no Python file {path} on this node")
-    if str(file.parent) not in sys.path:
-        sys.path.insert(0, str(file.parent))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    with _importing.setdefault(name, threading.RLock()):
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None or not file.is_file():
+            raise FunctionNotFound(f"there is no Python file {path} on this node")
+        if str(file.parent) not in sys.path:
+            sys.path.insert(0, str(file.parent))
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+
+def is_coroutine_function(function: Function) -> bool:
+    """Whether a call gives a coroutine; also of an object whose `__call__` is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 def arguments(args: Any) -> Mapping[str, Any]:
@@ -74,16 +92,22 @@ def arguments(args: Any) -> Mapping[str, Any]:
 
 
 def encode_result(value: Any) -> bytes:
-    """What a function returned, as JSON. Raises TypeError with advice when it is not JSON."""
+    """What a function returned, as JSON. Raises ResultError with advice when it is not JSON, or too much of it."""
     if value is None:
         return b"null"
     try:
-        return msgspec.json.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise TypeError(
+        output = msgspec.json.encode(value)
+    except Exception as error:  # noqa: BLE001  also what a property of a returned object raises
+        if inspect.isgenerator(value) or inspect.isasyncgen(value):
+            raise ResultError(f"the result is not JSON: {value.__name__} is a generator. Return a list of its values") from None
+        raise ResultError(
             f"the result is not JSON: {error}. Return numbers, texts, lists, dictionaries with text keys, dataclasses or "
             "msgspec structs; write anything else to a file and return its path"
         ) from None
+    if len(output) > MAX_RESULT:
+        size = f"{len(output) / 2**20:.1f} MiB of JSON, at most {MAX_RESULT // 2**20} are taken"
+        raise ResultError(f"the result has {size}: write it to a file and return its path")
+    return output
 
 
 def error_info(error: BaseException, skip_frames: int = 0) -> ErrorInfo:
@@ -91,11 +115,12 @@ def error_info(error: BaseException, skip_frames: int = 0) -> ErrorInfo:
     trace = error.__traceback__
     for _ in range(skip_frames):
         trace = trace.tb_next if trace is not None else None
+    trace = _after_import(trace)
     try:
         message = str(error)
-    except Exception as broken:  # noqa: BLE001  user code: even its __str__ may raise
-        message = f"(its text cannot be made: {type(broken).__name__})"
-    text = "".join(traceback.format_exception(type(error), error, trace)) if trace is not None else ""
+        text = "".join(traceback.format_exception(type(error), error, trace)) if trace is not None else ""
+    except BaseException as broken:  # noqa: BLE001  user code: even its __str__ may raise
+        message, text = f"(its text cannot be made: {type(broken).__name__})", ""
     kind = type(error)
     return ErrorInfo(
         type=kind.__name__,
@@ -103,6 +128,18 @@ def error_info(error: BaseException, skip_frames: int = 0) -> ErrorInfo:
         traceback=clean(text)[-MAX_TRACEBACK:],
         parents=tuple(base.__name__ for base in kind.__mro__[1:] if base not in (object, BaseException)),
     )
+
+
+def _after_import(trace: TracebackType | None) -> TracebackType | None:
+    """Without the frames of the import system, and of this module above them, at the outer end."""
+    inner = trace
+    while inner is not None and _is_import(inner.tb_frame.f_code.co_filename):
+        inner = inner.tb_next
+    return inner if inner is not None else trace
+
+
+def _is_import(file: str) -> bool:
+    return file in (__file__, importlib.__file__) or file.startswith("<frozen importlib")
 
 
 def clean(text: str) -> str:

@@ -58,7 +58,7 @@ def least_loaded(wanted: Requirement, count: int, nodes: Sequence[LiveNode]) -> 
     able = [node for node in nodes if not node.draining and eligible(wanted, node.info)]
     if len(able) == 1:
         node = able[0]
-        fit = min(count, *(node.free.get(resource, 0) // units for resource, units in takes))
+        fit = max(min(count, *(node.free.get(resource, 0) // units for resource, units in takes)), 0)
         for resource, units in takes:
             node.free[resource] -= units * fit
         return [node.info.id] * fit

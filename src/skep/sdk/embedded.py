@@ -36,7 +36,7 @@ async def run_workflow_async(
     *,
     data: str | Path | None = None,
     nodes: Sequence[NodeInfo] | None = None,
-    timeout: float | None = None,  # noqa: ASYNC109
+    timeout: float | None = None,
 ) -> Any:
     """`run_workflow` for callers on an event loop."""
     async with Embedded(nodes or [node_info("local")], data=data_home(data)) as embedded:

@@ -71,6 +71,8 @@ class TaskFunction(Generic[P, R]):
     itself is `function`.
     """
 
+    __name__: str
+
     def __init__(self, function: Callable[P, Any], options: Mapping[str, Any]) -> None:
         functools.update_wrapper(self, function)
         self.function = function

@@ -47,9 +47,7 @@ class WorkflowFunction(Generic[P]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Not done: a workflow is run with `.run(…)`, and workflows inside of workflows are not in this version."""
-        raise SkepError(
-            f"run the workflow with {self.function.__name__}.run(…); this version has no workflows inside of workflows"
-        )
+        raise SkepError(f"run it with {self.function.__name__}.run(…); this version has no workflows inside of workflows")
 
     @functools.cached_property
     def spec(self) -> WorkflowSpec:
@@ -79,10 +77,11 @@ class WorkflowFunction(Generic[P]):
                 inputs[name] = msgspec.to_builtins(parameter.default, str_keys=True)
         if inspect.iscoroutinefunction(self.function) or inspect.isgeneratorfunction(self.function):
             raise SpecError.at("", "expected a plain function: its body runs once, to say which tasks there are")
+        body: Callable[..., Any] = self.function
         draft = Draft()
         token = current.set(draft)
         try:
-            output = self.function(**{name: input_ref(name) for name in self.signature.parameters})  # type: ignore[arg-type]
+            output = body(**{name: input_ref(name) for name in self.signature.parameters})
         finally:
             current.reset(token)
         return {

@@ -215,6 +215,15 @@ class RunSuite(Suite):
         await drive.complete(1)
         assert await drive.ended() == (RunState.FAILED, "task_failed")
 
+    async def test_what_is_due_when_its_run_is_swept_is_cancelled(self, drive: Driver) -> None:
+        """Its events come in the order of its moves, though promote makes it ready and sweeps it in one step."""
+        await drive.submit(shape(size=2, policies={0: Policy.CANCEL}))
+        assert await drive.tell("snooze", Snooze("r", 1, await drive.start(1), 10)) == OK
+        await drive.work(0, fails=True)
+        drive.clock.advance(10)
+        await self.promote_all(drive)
+        assert await drive.states() == "failed cancelled"
+
     async def test_a_run_over_its_time_is_cancelled_and_failed(self, drive: Driver) -> None:
         await drive.submit(shape(size=2), timeout_ms=5_000)
         await drive.start(0)
@@ -569,6 +578,13 @@ class TaskSuite(Suite):
         await drive.fail(3, reason="deadline")
         assert await drive.states() == "succeeded failed failed failed failed"
 
+    async def test_a_deadline_may_pass_together_with_that_of_another_task(self, drive: Driver) -> None:
+        """What the end of one lets out in a reap may be over in the same reap."""
+        await drive.submit(chain(3, deadlines_ms={0: 8_000, 1: 9_000}))
+        drive.clock.advance(9_000)
+        await drive.engine.reap(SILENT_MS, 3)
+        assert await drive.states() == "failed failed ready"
+
     async def test_a_task_that_comes_back_after_its_deadline_fails(self, drive: Driver) -> None:
         """By the next reap."""
         await drive.submit(chain(1, deadlines_ms={0: 9_000}))
@@ -788,6 +804,15 @@ class ClaimSuite(Suite):
         assert await drive.offer(1, claims=SHARED) == WAITING
         await drive.command("cancel", run="other")
         assert await drive.queue() == [("r", 1)]
+
+    async def test_a_waiter_that_was_parked_instead_holds_nobody_back(self, drive: Driver) -> None:
+        await drive.submit(shape(size=3))
+        await drive.start(0, claims=LOCK)
+        for task in (1, 2):
+            assert await drive.offer(task, claims=LOCK) == WAITING
+        await drive.complete(0)
+        await drive.wait(1)
+        await drive.start(2, claims=LOCK)
 
     async def test_a_paused_waiter_holds_nobody_back(self, drive: Driver) -> None:
         """It keeps no place in the line: after resume it stands in line again."""

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from skep.errors import NotFoundError
-from skep.flow.plan import SLOT_MS, Plan, compile_plan, priority_of
+from skep.flow.plan import SLOT_MS, Plan, compile_plan
+from skep.flow.task import priority_of
 from skep.model.run import Shape
 from skep.model.spec import WorkflowSpec
 from skep.record.protocol import Record, RunRow
@@ -85,11 +86,14 @@ class Catalog:
         return known
 
     def known(self, run: str) -> RunContext | None:
-        return self._runs.get(run)
+        found = self._runs.get(run)
+        if found is not None:
+            self._runs.move_to_end(run)
+        return found
 
     async def run(self, run: str) -> RunContext | None:
         """The run; None when the record does not have it."""
-        known = self._runs.get(run)
+        known = self.known(run)
         if known is not None:
             return known
         try:

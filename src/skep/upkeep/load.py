@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from skep.clock import Clock
-from skep.engine.protocol import FULL, NOT_FOUND, OK, Engine, Load, RunCommand
+from skep.engine.protocol import FULL, NOT_FOUND, OK, Answer, Engine, Load, RunCommand
 from skep.loop import Loop
 from skep.record.protocol import Command, Record, RunRow
 from skep.upkeep.catalog import Catalog
@@ -36,27 +36,38 @@ class LoadLoop(Loop):
         self._engine_id = engine_id
         self._offered: deque[RunRow] = deque()
         self._loading: set[str] = set()
+        self.live: set[str] = set()
+        """Runs accepted or loaded here whose end is not yet recorded."""
         self._commands: dict[str, int] = {}
-        self._scanned_ms = 0
+        self._scan_ms = 0
+        """When the record is asked next."""
         self.full = False
         """Whether runs wait in the record because the engine has as many live tasks as it may."""
 
     def offer(self, rows: Sequence[RunRow]) -> None:
         """Runs that were just accepted here."""
         self._offered.extend(rows)
+        self.live.update(row.id for row in rows)
+        self.wake()
+
+    def look(self) -> None:
+        """Asks the record now, and not only within a second."""
+        self._scan_ms = 0
         self.wake()
 
     async def run_once(self) -> bool:
         read_ms = self._clock.now_ms()
         rows = [self._offered.popleft() for _ in range(min(len(self._offered), BATCH))]
-        if not rows and read_ms - self._scanned_ms >= self.interval_s * 1000:
-            self._scanned_ms = read_ms
+        commands: Sequence[Command] = ()
+        if not rows and read_ms >= self._scan_ms:
+            self._scan_ms = read_ms + round(self.interval_s * 1000)
             rows = await self._record.unloaded(self._engine_id, self._engine.epoch, BATCH)
-            await self._apply(await self._record.commands(self._engine_id, self._commands))
+            commands = await self._record.commands(self._engine_id, self._commands)
         rows = [row for row in rows if row.id not in self._loading]
         if rows:
             await self._load(rows, read_ms)
-        return bool(self._offered)
+        await self._apply(commands)  # after the load: what was cancelled or paused before it does not start
+        return bool(self._offered) or read_ms >= self._scan_ms
 
     async def _load(self, rows: Sequence[RunRow], read_ms: int) -> None:
         opened: list[RunRow] = []
@@ -82,6 +93,7 @@ class LoadLoop(Loop):
             if answer == OK:
                 opened.append(row)
                 self._loading.add(row.id)
+                self.live.add(row.id)
             elif answer == FULL:
                 self.full = True
                 break  # the next scan finds it again, in its turn
@@ -90,11 +102,16 @@ class LoadLoop(Loop):
 
     async def _apply(self, commands: Sequence[Command]) -> None:
         for command in commands:
-            if await self.apply(command) != NOT_FOUND:
+            if await self._tell(command) != NOT_FOUND:
                 self._commands[command.run] = command.number
 
-    async def apply(self, command: Command) -> str:
-        """Hands one recorded command to the engine; a repeat does nothing there."""
+    async def apply(self, command: Command) -> None:
+        """Hands a command that was just recorded to the engine; if the run is not there yet, right after it is loaded."""
+        if await self._tell(command) == NOT_FOUND:
+            self.look()
+
+    async def _tell(self, command: Command) -> Answer:
+        """One recorded command; a repeat does nothing in the engine."""
         verb = {
             "cancel": self._engine.cancel,
             "pause": self._engine.pause,
@@ -107,4 +124,6 @@ class LoadLoop(Loop):
     def forget(self, run: str) -> None:
         """The run has ended and the record knows it."""
         self._loading.discard(run)
+        self.live.discard(run)
         self._commands.pop(run, None)
+        self._catalog.forget(run)

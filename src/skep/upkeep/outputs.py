@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from skep.engine.protocol import Engine, LiveTask
+from skep.errors import NotFoundError, SkepError
 from skep.flow.decide import Upstream
+from skep.model.event import Event
 from skep.model.node import artifact_of
 from skep.model.state import TaskState
 from skep.record.protocol import Record
@@ -19,6 +21,10 @@ KEEP_BYTES = 64 * 1024 * 1024
 """Outputs kept in memory; older ones are read again."""
 
 
+class UnreadableError(SkepError):
+    """An output is there no more, or is no JSON."""
+
+
 class Outputs:
     """Outputs that expressions read, by run and task."""
 
@@ -26,7 +32,8 @@ class Outputs:
         self._engine = engine
         self._record = record
         self._catalog = catalog
-        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], tuple[int, bytes]] = OrderedDict()
+        """(number of the event, output)."""
         self._bytes = 0
         self._seen = 0
 
@@ -46,7 +53,7 @@ class Outputs:
     async def _outputs(self, run: str, tasks: Sequence[int]) -> dict[int, Any]:
         await self._read_stream()
         kept = self._kept
-        found = {task: kept[run, task] for task in tasks if (run, task) in kept}
+        found = {task: kept[run, task][1] for task in tasks if (run, task) in kept}
         missing = [task for task in tasks if task not in found]
         if missing:
             found.update(await self._record.outputs(run, missing))
@@ -54,9 +61,10 @@ class Outputs:
 
     async def _decode(self, data: bytes) -> Any:
         artifact = artifact_of(data)
-        if artifact is not None:
-            data = await self._record.get_artifact(artifact)
-        return msgspec.json.decode(data)
+        try:
+            return msgspec.json.decode(data if artifact is None else await self._record.get_artifact(artifact))
+        except (NotFoundError, ValueError, RecursionError) as error:
+            raise UnreadableError(f"the output of a task that it reads cannot be had: {error}") from None
 
     async def _read_stream(self) -> None:
         """Takes over the outputs that some expression reads from what the engine told since the last look."""
@@ -66,16 +74,27 @@ class Outputs:
                 if event.kind != "succeeded" or not event.output:
                     continue
                 run = self._catalog.known(event.run)
-                if run is not None and (event.task >= len(run.plan.names) or event.task in run.plan.read):
-                    self._keep(event.run, event.task, event.output)
+                # Of a run that is not known yet everything is kept: who reads what is seen only when it is.
+                if run is None or event.task >= len(run.plan.names) or event.task in run.plan.read:
+                    self._keep(event)
+        if self._bytes > KEEP_BYTES:
+            await self._drop_recorded()
 
-    def _keep(self, run: str, task: int, output: bytes) -> None:
-        kept = self._kept
-        self._bytes += len(output) - len(kept.get((run, task), b""))
-        kept[run, task] = output
-        while self._bytes > KEEP_BYTES:
-            _, old = kept.popitem(last=False)
-            self._bytes -= len(old)
+    def _keep(self, event: Event) -> None:
+        kept, key = self._kept, (event.run, event.task)
+        self._bytes += len(event.output) - len(kept.pop(key, (0, b""))[1])
+        kept[key] = (event.n, event.output)
+
+    async def _drop_recorded(self) -> None:
+        """Drops the oldest outputs, as long as the record has them: those above the mark are nowhere else."""
+        oldest = await self._engine.events(0, 1)
+        above = oldest[0].n if oldest else self._seen + 1
+        while self._kept and self._bytes > KEEP_BYTES:
+            n, output = next(iter(self._kept.values()))
+            if n >= above:
+                return
+            self._kept.popitem(last=False)
+            self._bytes -= len(output)
 
 
 def _indexes(seen: LiveTask) -> Sequence[int]:

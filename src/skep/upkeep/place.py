@@ -6,29 +6,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
 from skep.clock import Clock
-from skep.engine.protocol import CHANGED, FULL, OK, Engine, ReadyClass, Settle
+from skep.engine.protocol import CHANGED, FULL, OK, PAUSED, WAITING, Engine, Settle
 from skep.engine.protocol import Decision as EngineDecision
 from skep.engine.protocol import Expand as EngineExpand
 from skep.engine.protocol import Start as EngineStart
 from skep.errors import NotFoundError
 from skep.flow.decide import Decision, Expand, Facts, Fail, Skip, Start, decide, items_of
-from skep.flow.expressions import ExpressionError
-from skep.flow.plan import TaskPlan
+from skep.flow.evaluation import ExpressionError
+from skep.flow.task import TaskPlan
 from skep.loop import Loop
 from skep.model.node import ErrorInfo, LiveNode, Requirement
 from skep.model.run import MAX_TASKS, ReadyTask
 from skep.model.state import TaskState
 from skep.router.route import least_loaded
 from skep.upkeep.catalog import Catalog, RunContext
-from skep.upkeep.outputs import Outputs
+from skep.upkeep.outputs import Outputs, UnreadableError
 
 LEAST = 64
 """Tasks of a class looked at in one pass, however little is free: what is to be skipped needs no node."""
 MOST = 1_000
+DEEP = 5_000
+"""Tasks of a class looked at once in `DEEP_MS`: a run that fails ends soon, however many others wait before its tasks."""
+DEEP_MS = 1_000
 BACKLOG = 500_000
 """Unrecorded events beyond which nothing more is started."""
 
@@ -52,6 +56,9 @@ class PlaceLoop(Loop):
         self._catalog = catalog
         self._outputs = outputs
         self._clock = clock
+        self._facts: dict[tuple[str, tuple[str, ...]], Facts] = {}
+        """What was looked up in this pass, by run and names of tasks: the children of a map look at the same."""
+        self._deep_ms = 0
         self.unplaced: dict[str, int] = {}
         """Requirement class to ready tasks seen for which nothing was free in the last pass."""
 
@@ -60,13 +67,17 @@ class PlaceLoop(Loop):
             return False
         nodes = await self._engine.nodes()
         free = sum(node.free["slots"] for node in nodes if not node.draining)
-        classes = await self._engine.ready(min(max(free, LEAST), MOST))
+        limit = min(max(free, LEAST), MOST)
+        classes = await self._engine.ready(self._depth(limit))
+        self.unplaced = {}
         if not classes:
             return False
         items: list[EngineDecision] = []
-        self.unplaced = {}
+        self._facts.clear()
         for ready in classes:
-            items += await self._decide_class(ready, nodes)
+            first, rest = ready.tasks[:limit], ready.tasks[limit:]
+            first += [seen for seen in rest if seen.failing or seen.unmet]  # they hardly ever need a node
+            items += await self._decide_class(ready.name, first, nodes)
         if not items:
             return False
         answers = await self._engine.place(items)
@@ -74,10 +85,17 @@ class PlaceLoop(Loop):
         # What was skipped or expanded made others ready, which woke us; a full pass of starts may have left some behind.
         return settled or len(items) >= MOST
 
-    async def _decide_class(self, ready: ReadyClass, nodes: Sequence[LiveNode]) -> list[EngineDecision]:
+    def _depth(self, limit: int) -> int:
+        now_ms = self._clock.now_ms()
+        if not self.unplaced or now_ms - self._deep_ms < DEEP_MS:
+            return limit
+        self._deep_ms = now_ms
+        return DEEP
+
+    async def _decide_class(self, name: str, tasks: Sequence[ReadyTask], nodes: Sequence[LiveNode]) -> list[EngineDecision]:
         items: list[EngineDecision] = []
         starts: list[tuple[ReadyTask, RunContext, TaskPlan, Start]] = []
-        for seen in ready.tasks:
+        for seen in tasks:
             run = self._catalog.known(seen.run) or await self._catalog.run(seen.run)
             if run is None:
                 continue
@@ -88,9 +106,9 @@ class PlaceLoop(Loop):
             elif decision is not None:
                 items.append(_settled(run, seen, decision))
         if starts:
-            chosen = least_loaded(requirement_of(ready.name), len(starts), nodes)
+            chosen = least_loaded(requirement_of(name), len(starts), nodes)
             if len(chosen) < len(starts):
-                self.unplaced[ready.name] = len(starts) - len(chosen)
+                self.unplaced[name] = len(starts) - len(chosen)
             now_ms = self._clock.now_ms()
             items += [self._start(*start, node, now_ms) for start, node in zip(starts, chosen, strict=False)]
         return items
@@ -103,52 +121,74 @@ class PlaceLoop(Loop):
             and (task.simple or (seen.child >= 0 and not task.item_when and not task.locks))
         ):
             return Start(task.constant_call)
-        index = run.plan.index
+        names = task.reads if seen.child >= 0 else (*task.reads, *task.map_reads)
         try:
-            names = (*task.uses.tasks, *task.handles)
-            upstream = await self._outputs.upstream(run, [index[name] for name in names]) if names else {}
-            facts = Facts(run.plan, run.run, run.inputs, upstream)
-            items = None
-            if seen.child >= 0:
-                items = run.items.get(seen.parent)
-                if items is None:
-                    items = run.items[seen.parent] = items_of(facts, seen)
-            decision = decide(facts, seen, items)
+            items = await self._items(run, task, seen) if seen.child >= 0 else None
+            decision = decide(await self._look_up(run, names), seen, items)
         except NotFoundError:
             return None  # the run was forgotten in the meantime
+        except UnreadableError as error:
+            return Fail(ErrorInfo("Output", str(error)))
         except ExpressionError as error:
             return Fail(ErrorInfo("Expression", str(error)))
         if isinstance(decision, Expand):
             run.items[seen.task] = decision.items
         return decision
 
+    async def _look_up(self, run: RunContext, names: tuple[str, ...]) -> Facts:
+        facts = self._facts.get((run.id, names))
+        if facts is None:
+            upstream = await self._outputs.upstream(run, {run.plan.index[name] for name in names}) if names else {}
+            facts = self._facts[run.id, names] = Facts(run.plan, run.run, run.inputs, upstream)
+        return facts
+
+    async def _items(self, run: RunContext, task: TaskPlan, seen: ReadyTask) -> list[Any]:
+        """The list that the parent of a map child was expanded over."""
+        items = run.items.get(seen.parent)
+        if items is None:
+            items = run.items[seen.parent] = items_of(await self._look_up(run, task.map_reads), seen)
+        return items
+
     def _start(self, seen: ReadyTask, run: RunContext, task: TaskPlan, start: Start, node: str, now_ms: int) -> EngineStart:
         name = run.plan.names[seen.task] if seen.parent < 0 else f"{run.plan.names[seen.parent]}[{seen.child}]"
         timeout_ms = task.timeout_ms
-        if task.spec.deadline_ms:
-            left_ms = max(run.accepted_ms + task.spec.deadline_ms - now_ms, 1)
+        if task.deadline_ms:
+            left_ms = max(run.accepted_ms + task.deadline_ms - now_ms, 1)
             timeout_ms = min(timeout_ms, left_ms) if timeout_ms else left_ms
         return EngineStart(
             run.id, seen.task, seen.version, seen.failing, node, name, start.call, task.takes, start.claims, timeout_ms
         )
 
     async def _after(self, items: Sequence[EngineDecision], answers: Sequence[str]) -> bool:
-        """A map that would be too large fails with the number. True when something ended or moved without a node."""
+        """True when tasks left the ready set without a node: those behind them have not been looked at."""
         moved = False
         refused: list[EngineDecision] = []
         for item, answer in zip(items, answers, strict=True):
             if isinstance(item, EngineStart):
-                moved = moved or answer == CHANGED
+                moved = moved or answer in (CHANGED, WAITING, PAUSED)
             elif isinstance(item, EngineExpand) and answer == FULL:
-                error = ErrorInfo(
-                    "Map", f"{item.count:,} children: a run may have {MAX_TASKS:,} tasks in all; map over batches"
-                )
-                refused.append(Settle(item.run, item.task, item.version, TaskState.FAILED, reason="map", error=_encode(error)))
+                if await self._too_large(item):
+                    refused.append(_refusal(item))
             else:
                 moved = moved or answer == OK
         if refused:
             await self._engine.place(refused)
         return moved or bool(refused)
+
+    async def _too_large(self, item: EngineExpand) -> bool:
+        """Whether the run itself would have too many tasks; else it waits until other runs have ended."""
+        run = await self._catalog.run(item.run)
+        if run is None:
+            return False
+        live = await self._engine.tasks(item.run, range(len(run.plan.names)))
+        return len(live) + sum(task.children for task in live if task.task != item.task) + item.count > MAX_TASKS
+
+
+def _refusal(item: EngineExpand) -> Settle:
+    """A map that would be too large fails with the number."""
+    message = f"{item.count:,} children: a run may have {MAX_TASKS:,} tasks in all; map over batches"
+    error = _encode(ErrorInfo("Map", message))
+    return Settle(item.run, item.task, item.version, TaskState.FAILED, reason="map", error=error)
 
 
 def _settled(run: RunContext, seen: ReadyTask, decision: Skip | Expand | Fail) -> EngineDecision:

@@ -20,7 +20,6 @@ from skep.engine.protocol import (
     Done,
     Failure,
     InboxEntry,
-    LiveNode,
     LiveTask,
     Load,
     Parked,
@@ -32,6 +31,7 @@ from skep.engine.protocol import (
     Snooze,
 )
 from skep.model.event import Event
+from skep.model.node import LiveNode
 from skep.model.run import Token
 
 T = TypeVar("T")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import deque
+from typing import NamedTuple
 
 from skep.engine.protocol import InboxEntry, Load
 from skep.model.node import Grant, LockGrant, NodeInfo, Stop
@@ -23,7 +24,7 @@ NOT_ENDED, BY_COMPLETE, BY_FAIL, BY_SNOOZE, BY_PARK, BY_RETURN = range(6)
 class Family:
     """A map parent and its children: `count` indexes in a row from `first`."""
 
-    __slots__ = ("cancelled", "count", "ended", "failed", "first", "parent", "released", "skipped", "window")
+    __slots__ = ("cancelled", "count", "ended", "failed", "first", "out", "parent", "released", "skipped", "window")
 
     def __init__(self, parent: int, first: int, count: int, window: int) -> None:
         self.parent = parent
@@ -31,16 +32,13 @@ class Family:
         self.count = count
         self.window = window or count
         self.released = 0
-        """Children let out so far, in order."""
+        """Children looked at so far, in order: let out, or ended already before a retry."""
+        self.out = 0
+        """Children let out and not ended."""
         self.ended = 0
         self.failed = False
         self.cancelled = False
         self.skipped = False
-
-    @property
-    def due(self) -> int:
-        """How many children may have been let out by now."""
-        return min(self.count, self.ended + self.window)
 
 
 class LiveRun:
@@ -53,6 +51,7 @@ class LiveRun:
         "command",
         "cursors",
         "ended_by",
+        "ended_n",
         "failing",
         "failures",
         "families",
@@ -72,6 +71,7 @@ class LiveRun:
         "size",
         "state",
         "states",
+        "timed",
         "timeout_ms",
         "tokens",
         "unfinished",
@@ -107,7 +107,11 @@ class LiveRun:
         self.failures: dict[int, int] = {}
         self.lost: dict[int, int] = {}
         self.met_skips: set[int] = set()
-        self.resolved: dict[int, str] = {}
+        self.resolved: dict[int, set[str]] = {}
+        """Who has resolved a parked task, by the names they gave."""
+        self.timed = any(shape.deadlines_ms)
+        self.ended_n = 0
+        """Number of the event of its last end."""
         self.waiter: dict[int, tuple[int, str]] = {}
         """Task to its waiter number and the claim in whose list it stands."""
         self.held: dict[int, None] = {}
@@ -153,6 +157,15 @@ class LiveRun:
         return ReadyTask(*seen, family.parent, task - family.first)
 
 
+class Asked(NamedTuple):
+    """A lock that the code of a task asked for."""
+
+    number: int
+    """Its place in the line; 0 once it is held."""
+    due_ms: int = 0
+    """When it is freed at the latest."""
+
+
 class Lease:
     """The right of one node to make one attempt."""
 
@@ -175,8 +188,8 @@ class Lease:
         self.node = node
         self.takes = takes
         self.claims = claims
-        self.asks: dict[str, int] | None = None
-        """Locks taken, or waited for, inside the task: key to waiter number."""
+        self.asks: dict[str, Asked] | None = None
+        """Locks taken, or waited for, inside the task."""
 
 
 class LiveNodeState:
@@ -193,6 +206,21 @@ class LiveNodeState:
         self.leases: dict[int, Lease] = {}
         self.inbox: deque[InboxEntry] = deque()
         self.number = 0
+
+    def take(self, takes: tuple[tuple[str, int], ...]) -> bool:
+        """Takes all of what an attempt needs, or nothing and says False."""
+        free = self.free
+        for at, (resource, units) in enumerate(takes):
+            left = free.get(resource, 0) - units
+            if left < 0:
+                self.give_back(takes[:at])
+                return False
+            free[resource] = left
+        return True
+
+    def give_back(self, takes: tuple[tuple[str, int], ...]) -> None:
+        for resource, units in takes:
+            self.free[resource] += units
 
     def give(self, entry: Grant | Stop | LockGrant) -> None:
         self.number += 1

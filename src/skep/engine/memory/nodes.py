@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from skep.engine.memory.live import Lease, LiveNodeState
+from skep.engine.memory.live import Asked, Lease, LiveNodeState
 from skep.engine.memory.state import DELAYED, FAILED, READY, RUNNING, SUCCEEDED, State
 from skep.engine.protocol import (
     NOT_FOUND,
@@ -17,12 +17,12 @@ from skep.engine.protocol import (
     Ask,
     Beat,
     InboxEntry,
-    LiveNode,
     Promoted,
     Register,
 )
 from skep.errors import NotFoundError
 from skep.model.event import Event
+from skep.model.node import LiveNode, LockGrant
 from skep.model.run import Claim, Token
 
 
@@ -95,11 +95,12 @@ class NodeVerbs(State):
         answers: list[Answer] = []
         for name, incarnation in nodes:
             node = self.nodes.get(name)
-            if node is None or node.info.incarnation != incarnation:
+            if node is not None and node.info.incarnation < incarnation:
                 answers.append(NOT_FOUND)
                 continue
-            self._leave(node, "retired")
-            answers.append(OK)
+            if node is not None and node.info.incarnation == incarnation:
+                self._leave(node, "retired")
+            answers.append(OK)  # also when it has left before
         self.flush()
         return answers
 
@@ -135,19 +136,19 @@ class NodeVerbs(State):
             return WAITING
         claim = Claim(item.key, item.units, item.cap)
         if self.claims.blocked((claim,), 0) is None:
-            asks[item.key] = 0
-            self.claims.take((claim,), lease.n)
-            self.push(self.limits, self.now_ms + item.hold_ms, "lock", item.key, item.task, lease.n)
+            self.hold_ask(lease, claim, item.hold_ms)
             return OK
         if item.wait:
-            number = asks[item.key] = self.claims.next_number()
+            number = self.claims.next_number()
+            asks[item.key] = Asked(number)
             self.claims.wait(claim, number, lambda: self._grant_ask(lease, claim, number, item.hold_ms))
         return WAITING
 
     def _grant_ask(self, lease: Lease, claim: Claim, number: int, hold_ms: int) -> None:
         self.claims.served(claim.key, number)
-        self.claims.take((claim,), lease.n)
-        self.grant_ask(lease, claim.key, hold_ms)
+        self.hold_ask(lease, claim, hold_ms)
+        lease.node.give(LockGrant(Token(self.epoch, lease.n), claim.key))
+        self.stirred.add(f"node:{lease.node.info.id}")
 
     def release(self, now_ms: int, items: Sequence[tuple[Token, str]]) -> list[Answer]:
         """Gives locks back, or gives up waiting for them."""
@@ -159,8 +160,6 @@ class NodeVerbs(State):
                 answers.append(SUPERSEDED)
                 continue
             self.drop_ask(lease, key)
-            if lease.asks:
-                lease.asks.pop(key, None)
             answers.append(OK)
         return answers
 
@@ -199,23 +198,23 @@ class NodeVerbs(State):
                 moved += 1
         limits = self.limits
         while limits and limits[0][0] <= self.now_ms and self.budget > 0:
-            moved += self._over(*heapq.heappop(limits)[2:])
+            due_ms, _, kind, name, task, n = heapq.heappop(limits)
+            moved += self._over(due_ms, kind, name, task, n)
             self.budget -= 1
         self.flush()
         more = bool(limits and limits[0][0] <= self.now_ms)
         return Promoted(moved, more, limits[0][0] if limits else 0)
 
-    def _over(self, kind: str, name: str, task: int, n: int) -> bool:
+    def _over(self, due_ms: int, kind: str, name: str, task: int, n: int) -> bool:
         """One limit has been reached. True when it still meant something."""
         if kind == "claim":
             self.claims.free(name, n)
             return True
         if kind == "lock":
             lease = self.leases.get(n)
-            if lease is None or not lease.asks or not self.claims.holds(name, n):
-                return False
-            self.claims.free(name, n)
-            lease.asks.pop(name, None)
+            if lease is None or not lease.asks or lease.asks.get(name) != Asked(0, due_ms):
+                return False  # given back, or taken again since
+            self.drop_ask(lease, name)
             return True
         run = self.runs.get(name)
         if run is None or run.state.ended:
@@ -230,7 +229,7 @@ class NodeVerbs(State):
             self.stop(self.leases[run.tokens[task]], "deadline")
             return True
         if state == READY:
-            run.version[task] += 1
+            self.flush()  # it may have become ready in this very call
         self.emit("failed", run.id, task, reason="deadline")
         self.end_task(run, task, FAILED)
         return True

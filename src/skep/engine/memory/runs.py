@@ -200,7 +200,7 @@ class RunVerbs(State):
             ]
             children += bad
             family.ended = family.count - len(bad)
-            family.released = 0
+            family.released = family.out = 0
             family.failed = family.cancelled = family.skipped = False
         return children
 

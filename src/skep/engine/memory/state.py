@@ -14,6 +14,7 @@ from skep.engine.memory.claims import Claims
 from skep.engine.memory.live import (
     BY_RETURN,
     NOT_ENDED,
+    Asked,
     Family,
     Lease,
     LiveNodeState,
@@ -22,8 +23,8 @@ from skep.engine.memory.live import (
 )
 from skep.engine.protocol import FORGET_MS, RELEASE_LIMIT
 from skep.model.event import Event
-from skep.model.node import LockGrant, Stop
-from skep.model.run import Policy, Token
+from skep.model.node import Stop
+from skep.model.run import Claim, Policy, Token
 from skep.model.state import RunState, TaskState
 
 WAITING = int(TaskState.WAITING)
@@ -94,10 +95,15 @@ class State:
 
     # -- ready
 
-    def make_ready(self, run: LiveRun, task: int) -> None:
+    def make_ready(self, run: LiveRun, task: int, told: bool = False) -> None:
+        """`told`: the event that ended its attempt has said so already."""
         run.states[task] = READY
-        run.scores[task] = self.now_ms - run.shape.order_ms[run.base(task)]
-        self.fresh.setdefault(run.id, []).append(task)
+        base = run.base(task)
+        run.scores[task] = self.now_ms - run.shape.order_ms[base]
+        if run.timed and run.shape.deadlines_ms[base] and run.accepted_ms + run.shape.deadlines_ms[base] <= self.now_ms:
+            self.push(self.limits, self.now_ms, "deadline", run.id, task)  # it came back too late
+        if not told:
+            self.fresh.setdefault(run.id, []).append(task)
         self.enqueue(run, task)
 
     def enqueue(self, run: LiveRun, task: int) -> None:
@@ -125,8 +131,7 @@ class State:
         del self.leases[lease.n]
         node = lease.node
         node.leases.pop(lease.n, None)
-        for resource, units in lease.takes:
-            node.free[resource] += units
+        node.give_back(lease.takes)
         lease.run.ended_by[lease.task] = how
         self.stirred.add("ready")
         if lease.claims or lease.asks:
@@ -140,14 +145,20 @@ class State:
 
     def drop_ask(self, lease: Lease, key: str) -> None:
         """Frees a lock taken inside a task, or gives up waiting for it."""
-        if lease.asks and key in lease.asks:
-            self.claims.leave(key, lease.asks[key])
-        self.claims.free(key, lease.n)
+        asked = lease.asks.pop(key, None) if lease.asks else None
+        if asked is not None:
+            if asked.number:
+                self.claims.leave(key, asked.number)
+            else:
+                self.claims.free(key, lease.n)
 
-    def grant_ask(self, lease: Lease, key: str, hold_ms: int) -> None:
-        self.push(self.limits, self.now_ms + hold_ms, "lock", key, lease.task, lease.n)
-        lease.node.give(LockGrant(Token(self.epoch, lease.n), key))
-        self.stirred.add(f"node:{lease.node.info.id}")
+    def hold_ask(self, lease: Lease, claim: Claim, hold_ms: int) -> None:
+        """The lock is the lease's, for so long at the most."""
+        due_ms = self.now_ms + hold_ms
+        self.claims.take((claim,), lease.n)
+        lease.asks = lease.asks if lease.asks is not None else {}
+        lease.asks[claim.key] = Asked(0, due_ms)
+        self.push(self.limits, due_ms, "lock", claim.key, lease.task, lease.n)
 
     def stop(self, lease: Lease, reason: str) -> None:
         """Tells the node that holds the lease to end the attempt."""
@@ -158,13 +169,16 @@ class State:
         """The node is gone: the task may be tried elsewhere, at once."""
         run, task = lease.run, lease.task
         keeps = bool(lease.claims or lease.asks) and reason == "lost" and lease.node.beats
-        claims, asks = lease.claims, lease.asks
-        if keeps:
-            lease.claims, lease.asks = (), None
-        self.end_lease(lease, BY_RETURN)
+        kept: list[str] = []
         if keeps:
             # The attempt may still be under way there: its node ends it 12 s after the last beat, so 15 s is safe.
-            for key in (*(claim.key for claim in claims), *(asks or ())):
+            kept += [claim.key for claim in lease.claims]
+            kept += [key for key, asked in (lease.asks or {}).items() if not asked.number]
+            lease.claims = ()
+            lease.asks = {key: asked for key, asked in (lease.asks or {}).items() if asked.number}
+        self.end_lease(lease, BY_RETURN)
+        if kept:
+            for key in kept:
                 self.push(self.limits, lease.node.beat_ms + 15_000, "claim", key, task, lease.n)
         lost = run.lost[task] = run.lost.get(task, 0) + (reason == "lost")
         if run.state is RunState.CANCELLING:
@@ -186,7 +200,7 @@ class State:
                 node=lease.node.info.id,
                 reason=reason,
             )
-            self.make_ready(run, task)
+            self.make_ready(run, task, told=True)
 
     # -- what follows from an end
 
@@ -202,7 +216,7 @@ class State:
             self._child_ended(run, run.children[task - run.size], task, state)
         elif run.shape.successors[task]:
             self._unblock(run, task, 0)
-        if run.unfinished == 0:
+        if run.unfinished == 0 and not run.state.ended:
             self._end_run(run)
 
     def _failed(self, run: LiveRun, policy: int) -> None:
@@ -230,6 +244,7 @@ class State:
 
     def _child_ended(self, run: LiveRun, family: Family, task: int, state: int) -> None:
         family.ended += 1
+        family.out -= 1
         if state == FAILED and run.shape.policies[family.parent] != Policy.CONTINUE:
             family.failed = True
         elif state == CANCELLED:
@@ -245,16 +260,15 @@ class State:
 
     def release_children(self, run: LiveRun, family: Family) -> None:
         """Lets children out up to the family's window, as far as the budget goes."""
-        due = family.due
-        if family.released >= due:
-            return
-        end = min(due, family.released + max(self.budget, 0))
-        for task in range(family.first + family.released, family.first + end):
+        task, end = family.first + family.released, family.first + family.count
+        while task < end and family.out < family.window and self.budget > 0:
             if run.states[task] == WAITING:
                 self.make_ready(run, task)
-        self.budget -= end - family.released
-        family.released = end
-        if end < due:
+                family.out += 1
+            task += 1
+            self.budget -= 1
+        family.released = task - family.first
+        if task < end and family.out < family.window:
             self._leave_cursor(run, ("map", family.parent, 0))
 
     def join(self, run: LiveRun, family: Family) -> None:
@@ -281,6 +295,7 @@ class State:
         self._leave_cursor(run, ("cancel", -1, 0))
 
     def _sweep(self, run: LiveRun, position: int) -> None:
+        self.flush()  # what became ready in this very call is told before it is told to be cancelled
         end = min(len(run.states), position + max(self.budget, 0))
         self.budget -= end - position
         swept = []
@@ -346,14 +361,14 @@ class State:
         run.cursors.clear()
         self.sweeping.pop(run.id, None)
         self.live_tasks -= len(run.states)
-        end = self.emit("ended", run.id, state=int(run.state), reason=run.reason)
-        self.ended.append((end, self.now_ms + FORGET_MS, run))
+        run.ended_n = self.emit("ended", run.id, state=int(run.state), reason=run.reason)
+        self.ended.append((run.ended_n, self.now_ms + FORGET_MS, run))
 
     def expire(self, mark: int) -> None:
         """Forgets runs that ended at or before the mark, some time ago."""
         while self.ended and self.ended[0][0] <= mark and self.ended[0][1] <= self.now_ms:
-            _, _, run = self.ended.popleft()
-            if run.unfinished == 0 and self.runs.get(run.id) is run:
+            end, _, run = self.ended.popleft()
+            if run.ended_n == end and run.state.ended and self.runs.get(run.id) is run:
                 del self.runs[run.id]
 
     # -- small answers

@@ -108,6 +108,7 @@ class TaskVerbs(State):
         if type(item) is Expand:
             return self._expand(run, item)
         assert type(item) is Park
+        self.leave_waiting(run, task)
         run.version[task] += 1
         run.states[task] = PARKED
         self.emit("parked", run.id, task, reason=item.reason)
@@ -116,20 +117,18 @@ class TaskVerbs(State):
     def _start(self, run: LiveRun, item: Start) -> Answer:
         task = item.task
         if run.paused:
+            self.leave_waiting(run, task)  # who is paused holds nobody back
             run.held[task] = None
             run.version[task] += 1
             return PAUSED
         node = self.nodes.get(item.node)
         if node is None or node.draining:
             return NO_FIT
-        free = node.free
-        for resource, units in item.takes:
-            if free.get(resource, 0) < units:
-                return NO_FIT
+        if not node.take(item.takes):
+            return NO_FIT
         if item.claims and not self._claim_all(run, item):
+            node.give_back(item.takes)
             return WAITING
-        for resource, units in item.takes:
-            free[resource] -= units
         attempt = run.attempts[task] + 1
         n = self.emit("granted", run.id, task, attempt=attempt, token=self.n + 1, token_epoch=self.epoch, node=item.node)
         run.attempts[task] = attempt
@@ -170,8 +169,21 @@ class TaskVerbs(State):
         if state == SKIPPED and item.reason == "when":
             run.met_skips.add(task)
         self.emit(END_KINDS[state], run.id, task, reason=item.reason, error=item.error, output=item.output)
+        run.states[task] = state
+        self._drop_children(run, task)
         self.end_task(run, task, state)
         return OK
+
+    def _drop_children(self, run: LiveRun, parent: int) -> None:
+        """Children that a `retry` made wait again, and that nobody will let out any more."""
+        family = run.families.pop(parent, None)
+        if family is None:
+            return
+        left = [task for task in range(family.first, family.first + family.count) if run.states[task] < SUCCEEDED]
+        if left:
+            self.emit("skipped", run.id, tasks=tuple(left), reason="upstream")
+            for task in left:
+                self.end_task(run, task, SKIPPED)
 
     def _expand(self, run: LiveRun, item: Expand) -> Answer:
         task, count = item.task, item.count
@@ -179,6 +191,7 @@ class TaskVerbs(State):
             return WRONG_STATE
         family = run.families.get(task)
         if family is None or family.count != count:
+            self._drop_children(run, task)
             if len(run.states) + count > MAX_TASKS or self.live_tasks + count > MAX_TASKS:
                 return FULL
             family = Family(task, len(run.states), count, run.shape.windows[task])
@@ -187,6 +200,7 @@ class TaskVerbs(State):
             if run.shape.deadlines_ms[task]:
                 for child in range(family.first, family.first + count):
                     self.push(self.limits, run.accepted_ms + run.shape.deadlines_ms[task], "deadline", run.id, child)
+        self.leave_waiting(run, task)
         run.version[task] += 1
         run.states[task] = PARKED
         self.emit("parked", run.id, task, reason="map", first=family.first, count=count)
@@ -278,7 +292,7 @@ class TaskVerbs(State):
             run.states[task] = DELAYED
             self.push(self.delays, due_ms, "delay", run.id, task, run.version[task])
         else:
-            self.make_ready(run, task)
+            self.make_ready(run, task, told=True)
 
     def snooze(self, now_ms: int, items: Sequence[Snooze]) -> list[Answer]:
         """The attempts come again later."""
@@ -334,11 +348,11 @@ class TaskVerbs(State):
         run, task = self.runs.get(item.run), item.task
         if run is None or not 0 <= task < len(run.states):
             return NOT_FOUND
-        if run.resolved.get(task) == item.by:
+        if item.by in run.resolved.get(task, ()):
             return OK
         if run.states[task] != PARKED or task in run.families or item.state not in (READY, SUCCEEDED, FAILED):
             return WRONG_STATE
-        run.resolved[task] = item.by
+        run.resolved.setdefault(task, set()).add(item.by)
         if item.state == READY:
             self.make_ready(run, task)
             return OK

@@ -138,9 +138,8 @@ class _Worker(asyncio.Protocol):
         grant, call = attempt.grant, job.call
         self._log = Log(self._executor.host, attempt, job.mask)
         self._attempts += 1
-        args = msgspec.json.encode(call.args)
-        where = (call.env or {}, call.cwd or "")
-        self._send(Begin(str(call.call), args, *where, grant.run, grant.name, grant.attempt, (grant.token.epoch, grant.token.n)))
+        what = (str(call.call), msgspec.json.encode(call.args), call.env or {}, call.cwd or "")
+        self._send(Begin(*what, grant.run, grant.name, grant.attempt, (grant.token.epoch, grant.token.n)))
 
     def stop(self) -> None:
         """Ends the worker and all below it, whatever it does; the attempt ends with it."""

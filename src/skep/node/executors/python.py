@@ -21,7 +21,8 @@ from typing import Any
 
 import msgspec
 
-from skep.flow.expressions import ExpressionError, Scope, compile_value
+from skep.flow.evaluation import ExpressionError, Scope
+from skep.flow.templates import compile_value
 from skep.model.node import ErrorInfo
 from skep.node.attempt import Attempt, Host
 from skep.node.context import Snoozed, TaskCancelled, TaskContext, current

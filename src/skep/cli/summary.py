@@ -1,0 +1,65 @@
+"""What is said when a run is over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from skep.cli.screen import Line, Span, plain
+from skep.cli.session import Ended
+from skep.model.node import ErrorInfo
+from skep.model.run import RunView, TaskView
+from skep.model.units import format_duration
+
+MOST: Final = 10
+"""Failed tasks that are shown with their errors."""
+TAIL: Final = 10
+"""Lines of a failed task's log."""
+
+COLORS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "skipped": "dim"}
+
+
+def summary(ended: Ended) -> list[Line]:
+    """What failed and why, then one line about the whole run."""
+    view = ended.view
+    failed = [task for task in view.tasks if task.state == "failed" and task.reason != "child_failed"]
+    lines: list[Line] = []
+    for task in failed[:MOST]:
+        lines += [[], *_failure(task, ended.tails.get(task.index, ""))]
+    if len(failed) > MOST:
+        lines += [[], [(f"and {len(failed) - MOST:,} more failed tasks; --json has all of them", "red")]]
+    return [*lines, *([[]] if lines else []), headline(view)]
+
+
+def headline(view: RunView) -> Line:
+    """`release-gate succeeded in 12.3s: 14 tasks succeeded, 1 skipped`."""
+    mapped = {task.name.partition("[")[0] for task in view.tasks if task.name.endswith("]")}
+    counted = Counter(task.state for task in view.tasks if task.name not in mapped)
+    counts: list[Span] = []
+    for state, number in sorted(counted.items(), key=lambda found: [*COLORS, found[0]].index(found[0])):
+        counts.append((f"{', ' if counts else ': '}{number:,} {state}", COLORS.get(state, "")))
+    reason = f" ({view.reason.replace('_', ' ')})" if view.reason else ""
+    took = format_duration((view.finished_ms or view.accepted_ms) - (view.started_ms or view.accepted_ms))
+    return [(view.workflow, "bold"), (f" {view.state}", COLORS.get(view.state, "")), (f"{reason} in {took}", ""), *counts]
+
+
+def _failure(task: TaskView, tail: str) -> list[Line]:
+    error = msgspec.convert(task.error, ErrorInfo) if task.error else ErrorInfo((task.reason or "failed").replace("_", " "), "")
+    where = f" on {task.node}" if task.node else ""
+    tries = f", attempt {task.attempts}" if task.attempts > 1 else ""
+    message = error.message.split("\n")
+    head = [("✗ ", "red"), (task.name, "bold"), (f" failed{where}{tries}: ", ""), (error.type, "red")]
+    lines: list[Line] = [[*head, (f": {plain(message[0])}" if message[0] else "", "")]]
+    lines += _block(message[1:])
+    lines += _block(error.traceback.rstrip().split("\n") if error.traceback else [])
+    wrote = [line for line in tail.split("\n") if line.strip()][-TAIL:]
+    if wrote and not (len(message) > 1 and plain(wrote[-1]).strip() in plain(message[-1])):  # a shell error shows them itself
+        lines += [[("  the last lines of its log:", "dim")], *_block(wrote)]
+    return lines
+
+
+def _block(lines: Sequence[str]) -> list[Line]:
+    return [[("  │ ", "dim"), (plain(line), "")] for line in lines]

@@ -1,0 +1,127 @@
+"""What to run: a workflow in a file, or a Python one in a module or file, compiled and checked."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from skep.errors import Problem, RefusedError, SpecError
+from skep.flow.plan import Plan, compile_plan
+from skep.model.node import NodeInfo, Requirement
+from skep.model.spec import WorkflowSpec
+from skep.model.units import format_bytes
+from skep.node.functions import load_file
+from skep.router.route import has, unroutable
+from skep.sdk.workflow import WorkflowFunction
+from skep.sdk.yaml import load_text, read_file, with_lines
+from skep.upkeep.place import requirement_of
+
+
+class Target(NamedTuple):
+    """A workflow that is ready to run."""
+
+    plan: Plan
+    source: str
+    """The file or module as it was named."""
+    text: str
+    """The file's text; empty for a Python one."""
+    base: Path
+    """Where relative paths of its tasks start."""
+
+    def refuse(self, error: SpecError) -> SpecError:
+        """The error with lines, where there is a text."""
+        return with_lines(error, self.text, self.source) if self.text else SpecError(error.problems, self.source)
+
+
+def find_target(name: str, timeout_ms: int = 0) -> Target:
+    """The workflow that the command line names; with `timeout_ms`, in place of its own. Raises SpecError, and whatever importing
+    a module raises."""
+    path = Path(name)
+    place, colon, attribute = name.rpartition(":")
+    if path.is_dir():
+        raise _unknown(name, f"{name} is a directory")
+    if path.suffix == ".py":
+        return _python(name, name, "", timeout_ms)
+    if path.is_file() or path.suffix in (".yaml", ".yml", ".json"):
+        return _file(path, timeout_ms)
+    if colon:
+        return _python(name, place, attribute, timeout_ms)
+    raise _unknown(name, f"there is no file {name}")
+
+
+def _unknown(name: str, trouble: str) -> SpecError:
+    return SpecError([Problem("", f"{trouble}; expected a YAML or JSON file, module:workflow or file.py:workflow")])
+
+
+def _file(path: Path, timeout_ms: int) -> Target:
+    text = read_file(path)
+    spec = load_text(text, str(path))
+    try:
+        plan = compile_plan(_within(spec, timeout_ms))
+    except SpecError as error:
+        raise with_lines(error, text, str(path)) from None
+    return Target(plan, str(path), text, path.parent.absolute())
+
+
+def _python(name: str, place: str, attribute: str, timeout_ms: int) -> Target:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    module = load_file(place) if place.endswith(".py") else import_module(place)
+    base = Path(place).parent.absolute() if place.endswith(".py") else Path.cwd()
+    found: Any = _pick(module, name, attribute)
+    spec = found.spec if isinstance(found, WorkflowFunction) else found
+    return Target(compile_plan(_within(spec, timeout_ms)), name, "", base)
+
+
+def _within(spec: WorkflowSpec, timeout_ms: int) -> WorkflowSpec:
+    return msgspec.structs.replace(spec, timeout_ms=timeout_ms) if timeout_ms else spec
+
+
+def _pick(module: ModuleType, name: str, attribute: str) -> WorkflowFunction[Any] | WorkflowSpec:
+    workflows = {key: value for key, value in vars(module).items() if isinstance(value, WorkflowFunction | WorkflowSpec)}
+    if not attribute and len(workflows) == 1:
+        return next(iter(workflows.values()))
+    if attribute in workflows:
+        return workflows[attribute]
+    known = ", ".join(workflows) or "none"
+    raise SpecError([Problem("", f"expected one of its workflows after a colon ({known}), found '{attribute}'")], name)
+
+
+def check_routes(target: Target, nodes: Sequence[NodeInfo]) -> None:
+    """Refuses a workflow with a task that none of the nodes can run. Raises SpecError with the path of each."""
+    shape, names = target.plan.shape, target.plan.names
+    reasons = [_unroutable(requirement_of(name), nodes) for name in shape.class_names]
+    if not any(reasons):
+        return
+    problems: list[Problem] = []
+    for task, which in enumerate(shape.classes):
+        if found := reasons[which]:
+            problems.append(Problem(f"tasks.{names[task]}.{found[0]}", found[1]))
+    have = "\n".join(f"  node {info.id} has {describe_node(info)}" for info in nodes)
+    error = target.refuse(SpecError(problems[:20]))
+    raise RefusedError(f"{error}\n{have}")
+
+
+def _unroutable(wanted: Requirement, nodes: Sequence[NodeInfo]) -> tuple[str, str] | None:
+    """The field at fault and why, or None when a node can run it."""
+    why = unroutable(wanted, nodes)
+    if not why:
+        return None
+    if missing := [word for word in wanted.requires if not any(has(info, word) for info in nodes)]:
+        return "requires", f"no node has {', '.join(missing)}"
+    return ("requires" if "lacks" in why else "resources"), f"no node can run it: {why}"
+
+
+def describe_node(info: NodeInfo) -> str:
+    """What a node has, in words: `cpu, ssd; 2 cpu, 8GB memory, 100 slots`."""
+    labels = [f"{key}={value}" if value else key for key, value in info.labels.items()]
+    sizes = [f"{info.cpu_milli / 1000:g} cpu", *([f"{format_bytes(info.memory)} memory"] if info.memory else [])]
+    sizes += [f"{format_bytes(info.vram)} vram"] if info.vram else []
+    return f"{', '.join([*info.capabilities, *labels])}; {', '.join(sizes)}, {info.slots} slots"

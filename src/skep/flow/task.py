@@ -1,0 +1,182 @@
+"""One task made ready to be decided on: its expressions parsed, and its call encoded where nothing in it can change. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from skep.flow.check import Check
+from skep.flow.evaluation import Scope
+from skep.flow.expressions import Expression, Uses, union
+from skep.flow.functions import to_text
+from skep.flow.templates import Template, Value
+from skep.model.node import Call, Requirement
+from skep.model.spec import NORMAL_PRIORITY, TYPE_PRIORITY, Resources, TaskSpec
+
+DEFAULT_CPU_MILLI: Final = {"run": 1_000}
+EVEN_UNMET: Final = frozenset({"always", "failed"})
+"""Functions with which a `when` lets a task start although one it needs was not met."""
+
+_NOTHING: Final = Uses()
+_NO_PARTS: Final[Mapping[str, Value]] = {}
+_EMPTY: Final = Scope({}, {})
+_encode = msgspec.json.Encoder().encode
+
+
+class TaskPlan:
+    """One task, ready to be decided on. Tasks that differ in nothing that is kept here share one."""
+
+    __slots__ = (
+        "call",
+        "constant_call",
+        "deadline_ms",
+        "handles",
+        "item_when",
+        "locks",
+        "map",
+        "map_reads",
+        "parts",
+        "reads",
+        "runs_always",
+        "takes",
+        "timeout_ms",
+        "uses",
+        "wanted",
+        "when",
+    )
+
+    def __init__(self, spec: TaskSpec, handles: tuple[str, ...] = ()) -> None:
+        self.wanted, self.takes = _requirement(spec.executor, spec.requires, spec.resources, spec.isolation)
+        """What a node must have for an attempt, and what the attempt takes of it."""
+        self.timeout_ms = spec.timeout_ms
+        self.deadline_ms = spec.deadline_ms
+        self.constant_call: bytes | None = None
+        """The encoded call when nothing in it depends on the run."""
+        self.call: Call | None = None
+        """Else the call as it was written, and"""
+        self.parts: Mapping[str, Value] = _NO_PARTS
+        """the fields of it that hold expressions."""
+        self.when: Expression | None = None
+        self.item_when = False
+        """`when` looks at the item: it is decided for each child, not for the parent."""
+        self.runs_always = bool(handles)
+        """It may start although a task that it needs was not met, and in a run that fails."""
+        self.map: Expression | Value | None = None
+        self.locks: tuple[tuple[Value, bool], ...] = ()
+        """(name, shared)."""
+        self.handles = handles
+        """Tasks whose failure this one takes care of; it runs only after one of them failed."""
+        self.uses = _NOTHING
+        self.reads: tuple[str, ...] = handles
+        """Tasks at which the decision looks, but for those that only `map` names."""
+        self.map_reads: tuple[str, ...] = ()
+        """Tasks at which `map` looks."""
+
+    @property
+    def simple(self) -> bool:
+        """Whether the decision is always Start with the constant call."""
+        return self.constant_call is not None and self.when is None and self.map is None and not self.locks and not self.handles
+
+    def render(self, scope: Scope) -> bytes:
+        """The call, encoded, with every expression but the secrets filled in. Raises ExpressionError."""
+        assert self.call is not None
+        secrets = any(value.secrets for value in self.parts.values())
+        quote = shlex.quote if self.call.executor == "run" and isinstance(self.call.call, str) else None
+        filled: dict[str, Any] = {
+            part: value.render(scope, quote if part == "call" else None, keep_secrets=secrets)
+            for part, value in self.parts.items()
+        }
+        if isinstance(words := filled.get("call"), list):
+            filled["call"] = [to_text(word) for word in words]
+        if "env" in filled:
+            filled["env"] = {name: to_text(value) for name, value in filled["env"].items()}
+        if "cwd" in filled:
+            filled["cwd"] = to_text(filled["cwd"])
+        return _encode(msgspec.structs.replace(self.call, **filled, needs_secrets=secrets))
+
+
+Shared: TypeAlias = dict[tuple[bytes, int, int, int], TaskPlan]
+"""Plans of tasks without expressions, by all that tells them apart: call, requirement (its id), timeout, deadline."""
+
+
+def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared: Shared) -> TaskPlan:
+    """The task's plan; what is wrong with it is left with `check`."""
+    call = Call(spec.executor, spec.call, spec.args or None, spec.env or None, spec.cwd, spec.isolation)
+    encoded = _encode(call)
+    plan = TaskPlan(spec, handles)
+    constant = b"${{" not in encoded
+    if constant:
+        plan.constant_call = encoded
+        if spec.when is None and spec.map is None and not spec.locks and not handles:
+            return shared.setdefault((encoded, id(plan.wanted), spec.timeout_ms, spec.deadline_ms), plan)
+    path, item = f"tasks.{spec.name}", spec.map is not None
+    if not constant:
+        plan.call, plan.parts = call, _parts(spec, call, check, path, item)
+    if spec.when is not None:
+        plan.when = check.condition(spec.when, f"{path}.when", item=item)
+    if isinstance(spec.map, str):
+        plan.map = check.condition(spec.map, f"{path}.map")
+    elif spec.map is not None:
+        plan.map = check.value(spec.map, f"{path}.map")
+    for lock in spec.locks:
+        name = check.value(lock.name, f"{path}.locks", item=item)
+        plan.locks += ((name, lock.shared),) if name is not None else ()
+    _look(plan)
+    if not constant and all(value.constant for value in plan.parts.values()):
+        plan.constant_call = plan.render(_EMPTY)
+    return plan
+
+
+def _parts(spec: TaskSpec, call: Call, check: Check, path: str, item: bool) -> dict[str, Value]:
+    """The fields of the call with `${{` in them, compiled."""
+    parts: dict[str, Value] = {}
+    for part, key in (("call", spec.executor), ("args", "with"), ("env", "env"), ("cwd", "cwd")):
+        value = check.value(getattr(call, part), f"{path}.{key}", item=item, secrets=True)
+        if value is not None and not value.plain:
+            parts[part] = value
+    command = parts.get("call")
+    if command is not None and spec.executor == "python" and not command.constant:
+        check.refuse(f"{path}.python", "expected a fixed module:function; what to run is never made from data")
+    if command is not None and spec.executor == "run" and isinstance(command.body, Template):
+        check.shell(command.body, f"{path}.run")
+    return parts
+
+
+def _look(plan: TaskPlan) -> None:
+    """Notes what the task's expressions refer to."""
+    rest: list[Uses] = [*plan.parts.values(), *(name for name, _ in plan.locks)]
+    if plan.when is not None:
+        rest.append(plan.when)
+        plan.runs_always = plan.runs_always or bool(plan.when.calls & EVEN_UNMET)
+        plan.item_when = plan.when.uses_item
+    own = Uses(**union(rest))
+    plan.reads = _names(own, plan.handles)
+    plan.uses = own
+    if plan.map is not None:
+        plan.map_reads = _names(plan.map)
+        plan.uses = Uses(**union([own, plan.map]))
+
+
+def _names(uses: Uses, more: Sequence[str] = ()) -> tuple[str, ...]:
+    return tuple(sorted(uses.tasks.union(more)))
+
+
+@lru_cache(maxsize=4_096)
+def _requirement(
+    executor: str, requires: tuple[str, ...], resources: Resources | None, isolation: str
+) -> tuple[Requirement, tuple[tuple[str, int], ...]]:
+    cpu = resources.cpu_milli if resources else None
+    if cpu is None:
+        cpu = DEFAULT_CPU_MILLI.get(executor, 1_000 if isolation == "process" else 0)
+    memory, vram = (resources.memory, resources.vram) if resources else (0, 0)
+    wanted = Requirement(executor, tuple(sorted(requires)), cpu, memory, vram)
+    return wanted, wanted.takes()
+
+
+def priority_of(task: TaskSpec, run_priority: int) -> int:
+    """1 to 10: the task's own, else the run's, else by type."""
+    return task.priority or run_priority or TYPE_PRIORITY.get(task.type, NORMAL_PRIORITY)

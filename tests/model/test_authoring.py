@@ -1,0 +1,436 @@
+"""The authoring form: what every key becomes, what is refused and where, and that writing back loses nothing."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skep.errors import Problem, SpecError
+from skep.model import keys
+from skep.model.authoring import MAX_PROBLEMS, build_task, build_workflow, spec_to_data, task_to_data
+from skep.model.spec import LockSpec, Resources, RetryPolicy, TaskSpec, WorkflowSpec
+
+
+def problems(data: Any) -> list[tuple[str, str]]:
+    with pytest.raises(SpecError) as caught:
+        build_workflow(data)
+    return [(problem.path, problem.message) for problem in caught.value.problems]
+
+
+def task_problems(**data: Any) -> list[tuple[str, str]]:
+    return problems({"name": "w", "tasks": {"t": data}})
+
+
+# -- what a key becomes
+
+TASK_CASES: list[tuple[str, Any, str, Any]] = [
+    ("run", "ls -l", "call", "ls -l"),
+    ("run", ["sleep", 5, ""], "call", ("sleep", "5", "")),
+    ("python", "pkg.mod:f", "call", "pkg.mod:f"),
+    ("python", "/a b/c.py:f", "call", "/a b/c.py:f"),
+    ("with", {"x": [1, {"y": None}]}, "args", {"x": [1, {"y": None}]}),
+    ("with", {"x": (1, 2)}, "args", {"x": [1, 2]}),
+    ("with", "${{ item }}", "args", "${{ item }}"),
+    ("with", {}, "args", None),
+    ("env", {"A": "x", "B": 1}, "env", {"A": "x", "B": "1"}),
+    ("env", {}, "env", None),
+    ("cwd", "/tmp", "cwd", "/tmp"),
+    ("needs", "a", "needs", ("a",)),
+    ("needs", ["a", "b", "a"], "needs", ("a", "b")),
+    ("map", "${{ inputs.x }}", "map", "${{ inputs.x }}"),
+    ("map", [], "map", []),
+    ("map", [1, "a"], "map", [1, "a"]),
+    ("max_parallel", 3, "max_parallel", 3),
+    ("when", "inputs.x", "when", "inputs.x"),
+    ("when", True, "when", "true"),
+    ("when", False, "when", "false"),
+    ("retries", 2, "retry", RetryPolicy(2)),
+    ("retries", 0, "retry", None),
+    ("retries", {"max": 3, "delay": "2s"}, "retry", RetryPolicy(3, delay_ms=2_000)),
+    (
+        "retries",
+        {"limit": 1, "factor": 3, "max_delay": "1m", "jitter": 0, "only": "A", "never": ["B"]},
+        "retry",
+        RetryPolicy(1, factor=3.0, max_delay_ms=60_000, jitter=0.0, only=("A",), never=("B",)),
+    ),
+    ("timeout", "1h30m", "timeout_ms", 5_400_000),
+    ("timeout", 0.5, "timeout_ms", 500),
+    ("timeout", timedelta(microseconds=1), "timeout_ms", 1),
+    ("deadline", 60, "deadline_ms", 60_000),
+    ("priority", "high", "priority", 8),
+    ("priority", 10, "priority", 10),
+    ("type", "testing", "type", "testing"),
+    ("task_type", "testing", "type", "testing"),
+    ("requires", "gpu", "requires", ("gpu",)),
+    ("requires", ["gpu", "app:pkg.mod"], "requires", ("gpu", "app:pkg.mod")),
+    ("resources", {"cpu": 0.5, "memory": "1KiB", "vram": 8}, "resources", Resources(500, 1_024, 8)),
+    ("resources", {"cpu": 0}, "resources", Resources(0)),
+    ("resources", {}, "resources", None),
+    ("locks", "a", "locks", (LockSpec("a"),)),
+    ("locks", ["a", {"name": "b", "shared": True}], "locks", (LockSpec("a"), LockSpec("b", shared=True))),
+    ("labels", {"a": "b"}, "labels", {"a": "b"}),
+    ("estimated_duration", 300, "estimated_ms", 300_000),
+    ("on_failure", "continue", "on_failure", "continue"),
+    ("on_failure", {"run": "tidy"}, "on_failure", "run:tidy"),
+    ("isolation", "process", "isolation", "process"),
+]
+
+
+def with_company(key: str, value: Any) -> dict[str, Any]:
+    """A task with this key, and with the other keys without which it means nothing."""
+    beside = keys.TASK.by_key[key].beside
+    data = {key: value} if beside in ("", "run", "python") else {key: value, beside: ["x"]}
+    return {**data, **({"python": "m:f"} if beside == "python" else {} if key in keys.EXECUTORS else {"run": "true"})}
+
+
+@pytest.mark.parametrize(("key", "value", "attribute", "expected"), TASK_CASES)
+def test_task_key(key: str, value: Any, attribute: str, expected: Any) -> None:
+    task = build_task("t", with_company(key, value))
+    assert getattr(task, attribute) == expected
+    assert type(getattr(task, attribute)) is type(expected)
+    assert build_task("t", task_to_data(task)) == task
+
+
+def test_every_key_of_a_task_has_a_case() -> None:
+    assert {case[0] for case in TASK_CASES} >= {field.key for field in keys.TASK.fields} - {"name"}
+
+
+def test_every_attribute_has_a_key() -> None:
+    written = {field.attribute for field in keys.TASK.fields}
+    assert written == {*TaskSpec.__struct_fields__} - {"executor"}
+    assert {field.attribute for field in keys.WORKFLOW.fields} == {*WorkflowSpec.__struct_fields__, "defaults", "dependencies"}
+
+
+def test_workflow_keys() -> None:
+    spec = build_workflow(
+        {
+            "name": "2nd.flow",
+            "description": "about it",
+            "inputs": {"x": 1, "y": None},
+            "required": ["z"],
+            "tasks": {"a": {"run": "true"}},
+            "output": {"o": "${{ tasks.a.output }}"},
+            "timeout": "10m",
+            "priority": "low",
+            "labels": {"team": "a"},
+            "namespace": "n",
+        }
+    )
+    assert spec == WorkflowSpec(
+        name="2nd.flow",
+        description="about it",
+        inputs={"x": 1, "y": None},
+        required=("z",),
+        tasks=(TaskSpec(name="a", executor="run", call="true"),),
+        output={"o": "${{ tasks.a.output }}"},
+        timeout_ms=600_000,
+        priority=3,
+        labels={"team": "a"},
+        namespace="n",
+    )
+    assert build_workflow(spec_to_data(spec)) == spec
+
+
+# -- other ways to say it
+
+
+def test_a_list_of_tasks_is_the_same_as_a_mapping() -> None:
+    listed = build_workflow({"name": "w", "tasks": [{"name": "a", "run": "x"}, {"task_id": "b", "run": "y", "needs": ["a"]}]})
+    assert listed == build_workflow({"name": "w", "tasks": {"a": {"run": "x"}, "b": {"run": "y", "needs": "a"}}})
+
+
+def test_dependencies_are_added_to_needs() -> None:
+    tasks: dict[str, Any] = {"a": {"run": "x"}, "b": {"run": "x"}, "c": {"run": "y", "needs": ["a"]}}
+    spec = build_workflow({"name": "w", "tasks": tasks, "dependencies": {"c": ["b", "a"], "b": "a"}})
+    assert [task.needs for task in spec.tasks] == [(), ("a",), ("a", "b")]
+
+
+def test_defaults_fill_what_a_task_does_not_set() -> None:
+    shell, function = build_workflow(
+        {
+            "name": "w",
+            "defaults": {
+                "env": {"A": "1", "B": "1"},
+                "labels": {"l": "1"},
+                "resources": {"cpu": 2, "memory": 5},
+                "timeout": "1m",
+                "retries": {"limit": 2, "delay": "9s"},
+                "isolation": "process",
+                "type": "testing",
+                "max_parallel": 2,
+            },
+            "tasks": {
+                "shell": {"run": "x", "env": {"B": "2"}, "resources": {"cpu": 1}, "retries": 1, "task_type": "research"},
+                "function": {"python": "m:f", "timeout": 0, "map": [1], "labels": {"m": "2"}},
+            },
+        }
+    ).tasks
+    assert (shell.env, shell.labels, shell.resources) == ({"A": "1", "B": "2"}, {"l": "1"}, Resources(1_000, 5))
+    assert (shell.timeout_ms, shell.retry, shell.isolation, shell.type) == (60_000, RetryPolicy(1), "", "research")
+    assert (shell.max_parallel, function.max_parallel) == (0, 2)
+    assert (function.env, function.timeout_ms, function.isolation) == (None, 0, "process")
+    assert function.labels == {"l": "1", "m": "2"}
+    assert function.retry == RetryPolicy(2, delay_ms=9_000)
+
+
+def test_the_given_data_is_left_alone() -> None:
+    data = {"name": "w", "defaults": {"env": {"A": "1"}}, "tasks": {"a": {"run": "x", "env": {"B": "2"}}}}
+    build_workflow(data)
+    assert data == {"name": "w", "defaults": {"env": {"A": "1"}}, "tasks": {"a": {"run": "x", "env": {"B": "2"}}}}
+
+
+# -- what is refused
+
+BAD_TASKS: list[tuple[Mapping[str, Any], str, str]] = [
+    ({}, "", "says nothing to do, expected `run` or `python`"),
+    ({"run": "x", "python": "m:f"}, "", "found `run` and `python`, expected exactly one"),
+    ({"run": "x", "http": {}}, "", "found `run` and `http`, expected exactly one"),
+    ({"agent": "reviewer", "with": {}}, ".agent", "this version does not run `agent` tasks yet, expected `run` or `python`"),
+    ({"wait_for": "e"}, ".wait_for", "this version does not run `wait_for` tasks yet"),
+    ({"run": "x", "retires": 1}, ".retires", "no such key; did you mean 'retries'?"),
+    ({"run": "x", "zzz": 1}, ".zzz", "no such key; it has name, run, python"),
+    ({"run": ""}, ".run", "found '', expected a text that is not empty"),
+    ({"run": "a\0b"}, ".run", "without NUL"),
+    ({"run": "\ud800"}, ".run", "valid Unicode"),
+    ({"run": []}, ".run", "found a list, expected a shell line, or a list"),
+    ({"run": None}, ".run", "found nothing"),
+    ({"run": ["sleep", 0.5]}, ".run[1]", "found the number 0.5, expected a text: write it in quotes"),
+    ({"run": ["a", True]}, ".run[1]", "found true"),
+    ({"python": "just_a_name"}, ".python", "expected module:function"),
+    ({"python": "m:f()"}, ".python", "expected module:function"),
+    ({"python": "m:f", "with": [1]}, ".with", "expected a mapping from parameter names"),
+    ({"python": "m:f", "with": {"x": {"y": {1, 2}}}}, ".with.x.y", "found a set, expected JSON"),
+    ({"python": "m:f", "with": {"x": [1, float("nan")]}}, ".with.x[1]", "expected JSON"),
+    ({"python": "m:f", "with": {"x": 2**63}}, ".with.x", "found a number of over 64 bits"),
+    ({"python": "m:f", "with": {"x": {1: 2}}}, ".with.x.1", "a text as key"),
+    ({"python": "m:f", "env": {"A": "1"}}, ".env", "is only for a task with `run`"),
+    ({"run": "x", "with": {"a": 1}}, ".with", "is only for a task with `python`"),
+    ({"run": "x", "isolation": "process"}, ".isolation", "is only for a task with `python`"),
+    ({"python": "m:f", "isolation": "thread"}, ".isolation", "found 'thread', expected process"),
+    ({"run": "x", "env": {"A": 1.10}}, ".env.A", "write it in quotes"),
+    ({"run": "x", "env": {"A=B": "1"}}, ".env.A=B", "a name without '='"),
+    ({"run": "x", "needs": [1]}, ".needs[0]", "found the number 1"),
+    ({"run": "x", "needs": {"a": 1}}, ".needs", "found a mapping"),
+    ({"run": "x", "map": 3}, ".map", "expected an expression that gives a list, or the list itself"),
+    ({"run": "x", "max_parallel": 2}, ".max_parallel", "is only for a task with `map`"),
+    ({"run": "x", "map": [], "max_parallel": True}, ".max_parallel", "found true, expected a whole number"),
+    ({"run": "x", "map": [], "max_parallel": -1}, ".max_parallel", "from 0 to 200,000"),
+    ({"run": "x", "when": 1}, ".when", "found the number 1"),
+    ({"run": "x", "retries": True}, ".retries", "found true, expected a whole number"),
+    ({"run": "x", "retries": 1.0}, ".retries", "found the number 1.0, expected a whole number"),
+    ({"run": "x", "retries": {"delay": "1s"}}, ".retries", "expected the key `limit`"),
+    ({"run": "x", "retries": {"limit": 1, "max": 1}}, ".retries.max", "`limit` and `max` mean the same"),
+    ({"run": "x", "retries": {"limit": 1, "factor": 0.5}}, ".retries.factor", "a number from 1 to 1,000"),
+    ({"run": "x", "retries": {"limit": 1, "jitter": float("nan")}}, ".retries.jitter", "a number from 0 to 1"),
+    ({"run": "x", "timeout": True}, ".timeout", "True is not a duration"),
+    ({"run": "x", "timeout": "soon"}, ".timeout", "'soon' is not a duration"),
+    ({"run": "x", "timeout": -1}, ".timeout", "-1 is not a duration"),
+    ({"run": "x", "timeout": [1]}, ".timeout", "is not a duration"),
+    ({"run": "x", "priority": 11}, ".priority", "11 is not a priority"),
+    ({"run": "x", "priority": True}, ".priority", "True is not a priority"),
+    ({"run": "x", "requires": ["two words"]}, ".requires[0]", "expected one word"),
+    ({"run": "x", "resources": {"cpu": "2"}}, ".resources.cpu", "a number of cores"),
+    ({"run": "x", "resources": {"cpu": True}}, ".resources.cpu", "found true"),
+    ({"run": "x", "resources": {"gpu": 1}}, ".resources.gpu", "`resources` has no such key"),
+    ({"run": "x", "resources": {"memory": 1.5}}, ".resources.memory", "is not a size"),
+    ({"run": "x", "locks": [{"shared": True}]}, ".locks[0]", "expected the key `name`"),
+    ({"run": "x", "locks": [{"name": "a", "shared": "yes"}]}, ".locks[0].shared", "expected true or false"),
+    ({"run": "x", "labels": ["a"]}, ".labels", "found a list, expected a mapping"),
+    ({"run": "x", "on_failure": "cancle"}, ".on_failure", "did you mean 'cancel'?"),
+    ({"run": "x", "on_failure": {"run": "a b"}}, ".on_failure.run", "the name of a task"),
+    ({"run": "x", "name": "u"}, ".name", "expected 't', the key under which the task stands"),
+    ({"run": "x", "type": "a b"}, ".type", "the name of a task type"),
+]
+
+
+@pytest.mark.parametrize(("data", "path", "message"), BAD_TASKS)
+def test_a_bad_task_is_refused_with_its_path(data: Mapping[str, Any], path: str, message: str) -> None:
+    found = task_problems(**data)
+    assert [place for place, _ in found] == [f"tasks.t{path}"]
+    assert message in found[0][1]
+
+
+BAD_WORKFLOWS: list[tuple[Any, str, str]] = [
+    ([], "", "found a list, expected a mapping with the keys name, description"),
+    (None, "", "found nothing, expected a mapping"),
+    ({"tasks": {"a": {"run": "x"}}}, "", "expected the key `name`"),
+    ({"name": "w"}, "", "expected the key `tasks`"),
+    ({"name": "w", "tasks": {}}, "tasks", "expected at least one task"),
+    ({"name": "w", "tasks": []}, "tasks", "expected at least one task"),
+    ({"name": "w", "tasks": "x"}, "tasks", "found 'x', expected at least one task"),
+    ({"name": "w", "tasks": {"a": "x"}}, "tasks.a", "found 'x', expected a mapping with `run` or `python`"),
+    ({"name": "w", "tasks": [{"run": "x"}]}, "tasks[0]", "found nothing, expected the name of a task"),
+    ({"name": "w", "tasks": [{"name": "a", "run": "x"}] * 2}, "tasks[1]", "there are two tasks named 'a'"),
+    ({"name": "w", "taks": 1, "tasks": {"a": {"run": "x"}}}, "taks", "did you mean 'tasks'?"),
+    ({"name": "w", 1: 1, "tasks": {"a": {"run": "x"}}}, "1", "a workflow has no such key"),
+    ({"name": "a b", "tasks": {"a": {"run": "x"}}}, "name", "the name of a workflow"),
+    ({"name": True, "tasks": {"a": {"run": "x"}}}, "name", "found true"),
+    ({"name": "w", "inputs": [], "tasks": {"a": {"run": "x"}}}, "inputs", "found a list"),
+    ({"name": "w", "inputs": {"a b": 1}, "tasks": {"a": {"run": "x"}}}, "inputs.a b", "the name of an input"),
+    ({"name": "w", "inputs": {"a": 1}, "required": ["a"], "tasks": {"a": {"run": "x"}}}, "required", "'a' has a default"),
+    ({"name": "w", "dependencies": {"b": ["a"]}, "tasks": {"a": {"run": "x"}}}, "dependencies.b", "there is no task 'b'"),
+    ({"name": "w", "defaults": {"run": "x"}, "tasks": {"a": {"run": "x"}}}, "defaults.run", "`defaults` has no such key"),
+    ({"name": "w", "defaults": {"timeout": "x"}, "tasks": {"a": {"run": "x"}}}, "defaults.timeout", "not a duration"),
+    ({"name": "w", "defaults": 1, "tasks": {"a": {"run": "x"}}}, "defaults", "found the number 1"),
+    ({"name": "w", "output": {"a": {1}}, "tasks": {"a": {"run": "x"}}}, "output.a", "found a set"),
+    ({"name": "w", "description": 1, "tasks": {"a": {"run": "x"}}}, "description", "found the number 1"),
+]
+
+
+@pytest.mark.parametrize(("data", "path", "message"), BAD_WORKFLOWS)
+def test_a_bad_workflow_is_refused_with_its_path(data: Any, path: str, message: str) -> None:
+    found = problems(data)
+    assert [place for place, _ in found] == [path]
+    assert message in found[0][1]
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a b", "a[0]", "-a", ".a", "ä", "a\n", "a" * 201, 3, None])
+def test_bad_task_names(name: Any) -> None:
+    [(_, message)] = problems({"name": "w", "tasks": {name: {"run": "x"}}})
+    assert "the name of a task" in message
+
+
+@pytest.mark.parametrize("name", ["a", "_", "A-b.c_1", "a" * 200])
+def test_good_task_names(name: str) -> None:
+    assert build_task(name, {"run": "x"}).name == name
+
+
+def test_all_problems_are_told_at_once_with_their_lines() -> None:
+    data = {"name": 1, "tasks": {"a": {"run": 1, "timeout": "x"}, "b": {}}, "x": 1}
+    with pytest.raises(SpecError) as caught:
+        build_workflow(data, line_of=len, source="f.yaml")
+    assert [problem.path for problem in caught.value.problems] == ["name", "x", "tasks.a.run", "tasks.a.timeout", "tasks.b"]
+    assert [problem.line for problem in caught.value.problems] == [1, 1, 3, 3, 2]
+    assert str(caught.value).startswith("f.yaml: line 1: name: found the number 1")
+
+
+def test_a_mistake_in_every_task_is_cut_short() -> None:
+    found = problems({"name": "w", "tasks": {f"t{n}": {"run": 1} for n in range(MAX_PROBLEMS + 5)}})
+    assert len(found) == MAX_PROBLEMS + 1
+    assert found[-1] == ("", "and 5 more problems")
+
+
+def test_deep_nesting_is_refused_at_once() -> None:
+    deep: Any = {1, 2}
+    for _ in range(60):
+        deep = [deep]
+    [(path, _)] = task_problems(**{"python": "m:f", "with": {"x": deep}})  # at twice the work a level it would take ages
+    assert path.endswith("[0]" * 60)
+    for _ in range(10_000):
+        deep = [deep]
+    [(_, message)] = task_problems(**{"python": "m:f", "with": {"x": deep}})
+    assert message == "is nested deeper than 100 levels"
+
+
+def test_build_task_names_the_task() -> None:
+    with pytest.raises(SpecError) as caught:
+        build_task("a", {"run": 1})
+    assert caught.value.problems == (
+        Problem("tasks.a.run", "found the number 1, expected a shell line, or a list: a program and its arguments"),
+    )
+    with pytest.raises(SpecError, match="the name of a task"):
+        build_task("a b", {"run": "x"})
+
+
+def test_equal_parts_of_tasks_are_one_object() -> None:
+    def row() -> dict[str, Any]:
+        return {"run": " ".join(["x"]), "needs": ["".join(["t", "0"])], "env": {"A": "1"}, "resources": {"cpu": 1}}
+
+    rows = {"t1": row(), "t2": row()}
+    first, second = build_workflow({"name": "w", "tasks": rows}).tasks
+    for attribute in ("call", "needs", "env", "resources"):
+        assert getattr(first, attribute) is getattr(second, attribute)
+
+
+def test_arguments_that_are_equal_but_not_the_same_stay_apart() -> None:
+    rows: dict[str, Any] = {f"t{n}": {"python": "m:f", "with": {"x": value}} for n, value in enumerate((1, True, 1.0))}
+    tasks = build_workflow({"name": "w", "tasks": rows}).tasks
+    assert [repr(task.args["x"]) for task in tasks] == ["1", "True", "1.0"]
+
+
+# -- round trip
+
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,5}", fullmatch=True)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
+DURATIONS = st.integers(0, 10_000_000).map(lambda ms: f"{ms}ms")
+SIZES = st.integers(0, 1 << 60)
+CORES = st.integers(0, 9_999).map(lambda milli: milli / 1_000)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+LABELS = st.dictionaries(TEXTS, TEXTS | st.integers(-999, 999), max_size=3)
+COMMON = {
+    "needs": st.lists(NAMES, max_size=3),
+    "map": TEXTS | st.lists(JSON, max_size=2),
+    "when": TEXTS | st.booleans(),
+    "retries": st.integers(0, 9)
+    | st.fixed_dictionaries(
+        {"limit": st.integers(0, 9)},
+        optional={
+            "delay": DURATIONS,
+            "factor": st.floats(1, 9),
+            "jitter": st.floats(0, 1),
+            "only": st.lists(TEXTS, max_size=2),
+        },
+    ),
+    "timeout": DURATIONS,
+    "deadline": DURATIONS,
+    "priority": st.integers(1, 10),
+    "type": NAMES,
+    "requires": st.lists(NAMES, max_size=3),
+    "resources": st.fixed_dictionaries({}, optional={"cpu": CORES, "memory": SIZES, "vram": SIZES}),
+    "locks": st.lists(TEXTS | st.fixed_dictionaries({"name": TEXTS, "shared": st.booleans()}), max_size=3),
+    "labels": LABELS,
+    "estimated_duration": DURATIONS,
+    "on_failure": st.sampled_from(["fail", "cancel", "continue"]) | st.fixed_dictionaries({"run": NAMES}),
+}
+TASKS = st.fixed_dictionaries(
+    {"run": TEXTS | st.lists(TEXTS, min_size=1, max_size=3)},
+    optional={**COMMON, "env": st.dictionaries(NAMES, TEXTS, max_size=2), "cwd": TEXTS},
+) | st.fixed_dictionaries(
+    {"python": st.just("m:f")},
+    optional={**COMMON, "with": st.dictionaries(TEXTS, JSON, max_size=2), "isolation": st.just("process")},
+)
+WORKFLOWS = st.fixed_dictionaries(
+    {"name": NAMES, "tasks": st.dictionaries(NAMES, TASKS, min_size=1, max_size=3)},
+    optional={
+        "description": TEXTS,
+        "inputs": st.dictionaries(NAMES, JSON, max_size=2),
+        "output": JSON,
+        "timeout": DURATIONS,
+        "priority": st.integers(1, 10),
+        "labels": LABELS,
+        "namespace": NAMES,
+    },
+)
+
+
+@given(WORKFLOWS)
+@settings(max_examples=200, deadline=None)
+def test_writing_back_loses_nothing(data: dict[str, Any]) -> None:
+    spec = build_workflow(data)
+    written = spec_to_data(spec)
+    assert build_workflow(written) == spec
+    assert spec_to_data(build_workflow(written)) == written
+    assert WorkflowSpec.decode(spec.encode()) == spec
+
+
+KEYS = st.sampled_from([*keys.TASK.by_key, *keys.WORKFLOW.by_key, "zzz"]) | st.integers()
+NONSENSE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(NONSENSE)
+@settings(max_examples=300, deadline=None)
+def test_nonsense_is_built_or_refused_and_nothing_else(data: Any) -> None:
+    with suppress(SpecError):
+        build_workflow({"name": "w", "tasks": {"t": data}, "defaults": data, "output": data})
