@@ -326,6 +326,12 @@ def test_deep_nesting_is_refused_at_once() -> None:
     assert message == "is nested deeper than 100 levels"
 
 
+def test_a_value_seen_before_does_not_let_an_equal_one_pass() -> None:
+    assert build_task("t", {"run": "x", "timeout": 1, "priority": 1}).priority == 1
+    assert len(task_problems(run="x", timeout=True, priority=True)) == 2
+    assert len(task_problems(run="x", resources={"memory": 1.0, "vram": False})) == 2
+
+
 def test_build_task_names_the_task() -> None:
     with pytest.raises(SpecError) as caught:
         build_task("a", {"run": 1})

@@ -117,7 +117,7 @@ def _choose(board: Board, room: int) -> tuple[list[Row], int]:
 
 def _head(board: Board, now_ms: int) -> Line:
     style = COLORS[SUCCEEDED + board.state - 3] if board.state.ended else "yellow" if board.state == 2 else "cyan"
-    reason = f" ({board.reason.replace('_', ' ')})" if board.reason and board.state.label != board.reason else ""
+    reason = f" ({board.reason.replace('_', ' ')})" if board.reason and board.reason != "task_failed" else ""
     elapsed = format_duration(now_ms - board.started_ms) if board.started_ms else ""
     return [(f"{board.name}", "bold"), (f"  {board.state.label}{reason}", style), (f"  {elapsed}", "dim")]
 

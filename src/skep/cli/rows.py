@@ -21,7 +21,7 @@ DEEPEST: Final = 6
 """Levels of the tree that are drawn; what is deeper stands at the last one."""
 
 WAITING, RUNNING = int(TaskState.WAITING), int(TaskState.RUNNING)
-SUCCEEDED, FAILED = int(TaskState.SUCCEEDED), int(TaskState.FAILED)
+PARKED, SUCCEEDED, FAILED = int(TaskState.PARKED), int(TaskState.SUCCEEDED), int(TaskState.FAILED)
 
 _NUMBERED: Final = re.compile(r"(.+?)[_.-]?(?:ID|id)?[0-9]+")
 
@@ -70,7 +70,7 @@ class Row:
     def shown(self) -> int:
         """The state of the task, or the one that says most about a group."""
         if self.task >= 0:
-            return self.state
+            return RUNNING if self.state == PARKED and self.since_ms and self.members else self.state
         if self.ended < self.size:
             return RUNNING if self.since_ms else WAITING
         return FAILED if self.members[FAILED] else max(range(len(self.members)), key=self.members.__getitem__)

@@ -15,7 +15,7 @@ from skep.cli.console import Console
 from skep.cli.options import local_nodes, parse_inputs, parse_pairs, parse_timeout, parse_urgency
 from skep.cli.session import Ended, Job, run_job, tune
 from skep.cli.summary import summary
-from skep.cli.target import check_routes, find_target
+from skep.cli.target import check_given, check_routes, find_target
 from skep.clock import SystemClock
 from skep.config import data_home
 
@@ -60,6 +60,7 @@ def run(
     home = data_home(data)
     with console.open():
         target = find_target(workflow, timeout_ms)
+        check_given(target, given)
         check_routes(target, nodes)
         _enter(target.base)
         tune()

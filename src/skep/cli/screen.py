@@ -74,7 +74,7 @@ def bar(done: float, columns: int, style: str = "green") -> Line:
     halves = int(min(max(done, 0.0), 1.0) * columns * 2)
     full, half = divmod(halves, 2)
     rest = columns - full - half
-    return [("━" * full + "╸" * half, style), ("━" * rest, "dim")]
+    return [("━" * full + "╸" * half, style), ("─" * rest, "dim")]
 
 
 class Region:

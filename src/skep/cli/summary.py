@@ -41,7 +41,7 @@ def headline(view: RunView) -> Line:
     counts: list[Span] = []
     for state, number in sorted(counted.items(), key=lambda found: [*COLORS, found[0]].index(found[0])):
         counts.append((f"{', ' if counts else ': '}{number:,} {state}", COLORS.get(state, "")))
-    reason = f" ({view.reason.replace('_', ' ')})" if view.reason else ""
+    reason = f" ({view.reason.replace('_', ' ')})" if view.reason and view.reason != "task_failed" else ""
     took = format_duration((view.finished_ms or view.accepted_ms) - (view.started_ms or view.accepted_ms))
     return [(view.workflow, "bold"), (f" {view.state}", COLORS.get(view.state, "")), (f"{reason} in {took}", ""), *counts]
 
@@ -53,8 +53,7 @@ def _failure(task: TaskView, tail: str) -> list[Line]:
     message = error.message.split("\n")
     head = [("✗ ", "red"), (task.name, "bold"), (f" failed{where}{tries}: ", ""), (error.type, "red")]
     lines: list[Line] = [[*head, (f": {plain(message[0])}" if message[0] else "", "")]]
-    lines += _block(message[1:])
-    lines += _block(error.traceback.rstrip().split("\n") if error.traceback else [])
+    lines += _block(error.traceback.rstrip().split("\n") if error.traceback else message[1:])
     wrote = [line for line in tail.split("\n") if line.strip()][-TAIL:]
     if wrote and not (len(message) > 1 and plain(wrote[-1]).strip() in plain(message[-1])):  # a shell error shows them itself
         lines += [[("  the last lines of its log:", "dim")], *_block(wrote)]

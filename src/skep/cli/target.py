@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from skep.errors import Problem, RefusedError, SpecError
-from skep.flow.plan import Plan, compile_plan
+from skep.errors import Problem, RefusedError, SkepError, SpecError
+from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.model.node import NodeInfo, Requirement
 from skep.model.spec import WorkflowSpec
 from skep.model.units import format_bytes
-from skep.node.functions import load_file
+from skep.node.functions import error_info, load_file
 from skep.router.route import has, unroutable
 from skep.sdk.workflow import WorkflowFunction
 from skep.sdk.yaml import load_text, read_file, with_lines
@@ -41,8 +41,7 @@ class Target(NamedTuple):
 
 
 def find_target(name: str, timeout_ms: int = 0) -> Target:
-    """The workflow that the command line names; with `timeout_ms`, in place of its own. Raises SpecError, and whatever importing
-    a module raises."""
+    """The workflow that the command line names, with `timeout_ms` in place of its own. Raises SpecError, RefusedError."""
     path = Path(name)
     place, colon, attribute = name.rpartition(":")
     if path.is_dir():
@@ -71,13 +70,18 @@ def _file(path: Path, timeout_ms: int) -> Target:
 
 
 def _python(name: str, place: str, attribute: str, timeout_ms: int) -> Target:
+    is_file = place.endswith(".py")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    module = load_file(place) if place.endswith(".py") else import_module(place)
-    base = Path(place).parent.absolute() if place.endswith(".py") else Path.cwd()
-    found: Any = _pick(module, name, attribute)
-    spec = found.spec if isinstance(found, WorkflowFunction) else found
-    return Target(compile_plan(_within(spec, timeout_ms)), name, "", base)
+    try:
+        found = _pick(load_file(place) if is_file else import_module(place), name, attribute)
+        spec = found.spec if isinstance(found, WorkflowFunction) else found
+    except SkepError:
+        raise
+    except Exception as error:  # noqa: BLE001  user code may raise anything at all
+        info = error_info(error)
+        raise RefusedError(f"{name} cannot be loaded: {info.type}: {info.message}\n{info.traceback}".rstrip()) from None
+    return Target(compile_plan(_within(spec, timeout_ms)), name, "", Path(place).parent.absolute() if is_file else Path.cwd())
 
 
 def _within(spec: WorkflowSpec, timeout_ms: int) -> WorkflowSpec:
@@ -92,6 +96,14 @@ def _pick(module: ModuleType, name: str, attribute: str) -> WorkflowFunction[Any
         return workflows[attribute]
     known = ", ".join(workflows) or "none"
     raise SpecError([Problem("", f"expected one of its workflows after a colon ({known}), found '{attribute}'")], name)
+
+
+def check_given(target: Target, inputs: Mapping[str, Any]) -> None:
+    """Refuses inputs that the workflow does not have, and a run without those that it needs. Raises SpecError."""
+    try:
+        check_inputs(target.plan.spec, dict(inputs))
+    except SpecError as error:
+        raise target.refuse(error) from None
 
 
 def check_routes(target: Target, nodes: Sequence[NodeInfo]) -> None:

@@ -69,14 +69,17 @@ class Attempt:
         self._finished(self, outcome)
 
     def _stopped_as(self, error: ErrorInfo | None) -> tuple[str, ErrorInfo]:
-        detail = f" ({error.type}: {error.message})" if error is not None and error.type not in ("Signal", "Cancelled") else ""
+        """What the executor says of the end is kept beside the reason: where the code was, and what went wrong on the way."""
+        error = error or ErrorInfo("Cancelled", "")
+        detail = f" ({error.type}: {error.message})" if error.type not in ("Signal", "Cancelled") else ""
         if self.stopped == TIMEOUT:
-            return "failed", ErrorInfo(
-                "Timeout", f"still running after its timeout of {self.grant.timeout_ms / 1000:g} s{detail}"
-            )
-        if self.stopped == DEADLINE:
-            return "failed", ErrorInfo("Deadline", f"still running at the task's deadline{detail}")
-        return "cancelled", ErrorInfo("Cancelled", f"stopped: {self.stopped}{detail}")
+            limit_s = self.grant.timeout_ms / 1000
+            result, kind, message = "failed", "Timeout", f"still running after its timeout of {limit_s:g} s"
+        elif self.stopped == DEADLINE:
+            result, kind, message = "failed", "Deadline", "still running at the task's deadline"
+        else:
+            result, kind, message = "cancelled", "Cancelled", f"stopped: {self.stopped}"
+        return result, ErrorInfo(kind, message + detail, error.traceback, error.exit_code, error.signal)
 
 
 class Host(Protocol):

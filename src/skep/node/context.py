@@ -5,6 +5,7 @@ The same calls work in plain functions, in coroutines and in isolated worker pro
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from types import TracebackType
@@ -89,7 +90,10 @@ class SharedState:
 
 
 class Lock:
-    """A fleet-wide lock, held in a `with` or `async with` block and given back at its end, or with the lease."""
+    """A fleet-wide lock, held in a `with` or `async with` block and given back at its end, or with the lease.
+
+    It belongs to the attempt: blocks of one attempt do not exclude each other, and the last one to end gives it back.
+    """
 
     def __init__(self, port: Port, key: str, hold_ms: int, shared: bool) -> None:
         self._port = port
@@ -103,7 +107,12 @@ class Lock:
         self._port.call("release", self._args[0])
 
     async def __aenter__(self) -> Lock:
-        self._check(await self._port.call_async("claim", *self._args))
+        try:
+            answer = await self._port.call_async("claim", *self._args)
+        except asyncio.CancelledError:
+            await self._port.call_async("release", self._args[0])  # it may have been given a moment ago, or would be later
+            raise
+        self._check(answer)
         return self
 
     async def __aexit__(
@@ -119,16 +128,30 @@ class Lock:
 class TaskContext:
     """The context of one attempt."""
 
+    __slots__ = ("_port", "_token", "attempt", "run_id", "task_name")
+
     def __init__(self, port: Port, *, run: str, task: str, attempt: int, token: Token) -> None:
         self._port = port
+        self._token = token
         self.run_id = run
         self.task_name = task
         self.attempt = attempt
         """1 for the first try."""
-        self.token = str(token)
+
+    @property
+    def token(self) -> str:
         """Names this attempt for ever, `epoch-number`: give it to outside systems that can refuse an older one."""
-        self.checkpoint = Checkpoint(port)
-        self.state = SharedState(port)
+        return str(self._token)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """A value that the task's next attempt finds."""
+        return Checkpoint(self._port)
+
+    @property
+    def state(self) -> SharedState:
+        """Values shared by all tasks of the run's namespace."""
+        return SharedState(self._port)
 
     def log(self, *parts: object) -> None:
         """Writes one line to the task's log."""

@@ -27,6 +27,8 @@ MAX_TRACEBACK: Final = 16_000
 MAX_RESULT: Final = 64 * 1024 * 1024
 """Bytes of JSON that a function may return."""
 
+_IMPORTERS: Final = (__file__, str(importlib.__file__), "<frozen importlib")
+
 _importing: dict[str, threading.RLock] = {}
 """One lock a file: two threads must not run it at once, and one that hangs holds up only those who want the same."""
 
@@ -45,7 +47,7 @@ def find_function(reference: str) -> Function:
     if known is not None:
         return known
     place, _, name = reference.rpartition(":")
-    target: Any = _load_file(place) if place.endswith(".py") else importlib.import_module(place)
+    target: Any = load_file(place) if place.endswith(".py") else importlib.import_module(place)
     for part in name.split("."):
         target = getattr(target, part, None)
     function = getattr(target, "function", target)  # a TaskFunction carries the plain one
@@ -55,7 +57,7 @@ def find_function(reference: str) -> Function:
     return function  # type: ignore[no-any-return]
 
 
-def _load_file(path: str) -> ModuleType:
+def load_file(path: str) -> ModuleType:
     """Imports a file under a name of its own, once; its folder is importable, as when it is run."""
     file = Path(path).resolve()
     name = "skep_file_" + "".join(c if c.isalnum() else "_" for c in str(file))
@@ -78,8 +80,8 @@ def _load_file(path: str) -> ModuleType:
 
 
 def is_coroutine_function(function: Function) -> bool:
-    """Whether a call gives a coroutine; also of an object whose `__call__` is one."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    """Whether a call gives a coroutine; also that of an object whose class has an async `__call__`."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def arguments(args: Any) -> Mapping[str, Any]:
@@ -131,15 +133,10 @@ def error_info(error: BaseException, skip_frames: int = 0) -> ErrorInfo:
 
 
 def _after_import(trace: TracebackType | None) -> TracebackType | None:
-    """Without the frames of the import system, and of this module above them, at the outer end."""
-    inner = trace
-    while inner is not None and _is_import(inner.tb_frame.f_code.co_filename):
-        inner = inner.tb_next
-    return inner if inner is not None else trace
-
-
-def _is_import(file: str) -> bool:
-    return file in (__file__, importlib.__file__) or file.startswith("<frozen importlib")
+    """Without the outermost frames as long as they are the import system's, or `find_function`'s that called it."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_IMPORTERS):
+        trace = trace.tb_next
+    return trace
 
 
 def clean(text: str) -> str:
