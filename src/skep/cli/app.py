@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from skep import __version__
@@ -29,18 +29,17 @@ INTERRUPTED: Final = 130
 
 
 class _Commands(TyperGroup):
-    """Commands are imported when they are asked for: `skep run` never loads what `skep demo` needs."""
+    """Knows all commands by name, and imports only the one that is run: `skep run` never loads what `skep demo` needs."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*COMMANDS]
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, text in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=text))
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"skep.cli.{'importing' if cmd_name == 'import' else cmd_name}")
-        command = get_command(module.app)
-        command.name = cmd_name
-        return command
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        module = import_module(f"skep.cli.{'importing' if name == 'import' else name}")
+        return name, get_command(module.app), rest
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, rich_markup_mode="markdown")

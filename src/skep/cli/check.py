@@ -12,8 +12,9 @@ import typer
 from skep.cli.target import find_target
 from skep.errors import SkepError, SpecError
 from skep.flow import graph
-from skep.flow.plan import Plan, describe, requirement
-from skep.model.units import format_duration
+from skep.flow.plan import Plan
+from skep.model.node import Requirement
+from skep.model.units import format_bytes, format_duration
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -60,7 +61,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         level[task] = 1 + max((level[up] for up in needs[task]), default=-1)
     estimates = [task.estimated_ms for task in spec.tasks]
     path = graph.critical_path(needs, ordered, estimates if any(estimates) else [1] * len(estimates))
-    classes = Counter(requirement(task) for task in spec.tasks)
+    classes = Counter(task.wanted for task in plan.tasks)
     return {
         "workflow": spec.name,
         "description": spec.description,
@@ -71,7 +72,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "critical_path": [plan.names[task] for task in path],
         "critical_path_ms": sum(estimates[task] for task in path),
         "work_ms": sum(estimates),
-        "classes": [{"executor": wanted.executor, "needs": describe(wanted), "tasks": count} for wanted, count in classes.items()],
+        "classes": [{"executor": wanted.executor, "needs": _describe(wanted), "tasks": count} for wanted, count in classes.items()],
         "inputs": spec.inputs or {},
         "required": list(spec.required),
     }
@@ -80,14 +81,14 @@ def facts(plan: Plan) -> dict[str, Any]:
 def _text(plan: Plan, found: dict[str, Any]) -> list[str]:
     levels, path = found["levels"], found["critical_path"]
     estimated = found["work_ms"] > 0
-    maps = f", {len(found['maps'])} of them for each item of a list ({', '.join(found['maps'][:5])})" if found["maps"] else ""
+    maps = f"; once for each item of a list: {', '.join(found['maps'][:5])}" if found["maps"] else ""
     rows = [
         ("tasks", f"{found['tasks']:,}{maps}"),
         ("edges", f"{found['edges']:,}"),
         ("levels", f"{len(levels)}, up to {max(levels):,} tasks side by side"),
         ("critical path" if estimated else "longest path", _path(path)),
         *([("estimated", _estimate(found))] if estimated else []),
-        *[("requires", f"{one['needs']} ({one['executor']}): {one['tasks']:,} tasks") for one in found["classes"]],
+        *[("requires", f"{one['needs']} ({one['executor']}) × {one['tasks']:,}") for one in found["classes"]],
         *[("input", f"{name} = {msgspec.json.encode(value).decode()}") for name, value in found["inputs"].items()],
         *[("input", f"{name}, required") for name in found["required"]],
     ]
@@ -103,6 +104,12 @@ def _path(names: Sequence[str]) -> str:
 def _estimate(found: dict[str, Any]) -> str:
     ms, work_ms = found["critical_path_ms"], found["work_ms"]
     return f"{format_duration(ms)} along the critical path, {format_duration(work_ms)} of work in all"
+
+
+def _describe(wanted: Requirement) -> str:
+    sizes = [f"{wanted.cpu_milli / 1000:g} cpu"] if wanted.cpu_milli else []
+    sizes += [f"{format_bytes(size)} {name}" for size, name in ((wanted.memory, "memory"), (wanted.vram, "vram")) if size]
+    return ", ".join([*wanted.requires, *sizes]) or "nothing special"
 
 
 def mermaid(plan: Plan) -> str:
