@@ -9,12 +9,14 @@ from skep.clock import Clock
 from skep.engine.protocol import Engine, Promoted
 from skep.loop import Loop
 
-LONGEST_S = 1.0
 SHORTEST_S = 0.001
 
 
 class TimerLoop(Loop):
     """Runs again when the engine's next due time has come."""
+
+    longest_s: float = 1.0
+    """The longest sleep, whatever the engine says."""
 
     def __init__(self, engine: Engine, clock: Clock) -> None:
         super().__init__()
@@ -26,8 +28,8 @@ class TimerLoop(Loop):
 
     async def run_once(self) -> bool:
         done = await self.step()
-        due_s = (done.next_ms - self._clock.now_ms()) / 1000 if done.next_ms else LONGEST_S
-        self.interval_s = min(max(due_s, SHORTEST_S), LONGEST_S)
+        due_s = (done.next_ms - self._clock.now_ms()) / 1000 if done.next_ms else self.longest_s
+        self.interval_s = min(max(due_s, SHORTEST_S), self.longest_s)
         return done.more
 
 

@@ -1,12 +1,13 @@
 """Transcribe: events are copied to the record in order, and only then told to anyone.
 
 While one batch is being committed the next one gathers; when nothing is under way the next event is copied at once. There is
-one exception, because it makes results come sooner: events that only say that tasks were started wait up to a millisecond, or
-until the next event. A task that ends that soon is recorded by one commit in place of two, and nobody waits for the first.
+one exception, because it makes results come sooner: events that only say that tasks were started wait a millisecond for what may
+follow. A task that ends that soon is recorded by one commit in place of two, and its end does not wait for the first.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from skep.engine.protocol import Engine
@@ -40,9 +41,14 @@ class TranscribeLoop(Loop):
         events = await self._engine.events(self.mark, BATCH)
         if not events:
             return False
-        if len(events) <= FEW and not self._stopping and all(event.kind in BEGINNINGS for event in events):
+        clock = asyncio.get_running_loop().time
+        until = clock() + GATHER_S
+        while len(events) <= FEW and not self._stopping and all(event.kind in BEGINNINGS for event in events):
+            left_s = until - clock()
+            if left_s <= 0:
+                break
             self._wakened.clear()
-            await self._wait(GATHER_S)
+            await self._wait(left_s)
             events = await self._engine.events(self.mark, BATCH)
         if not events or events[0].n > self.mark + 1:
             self.mark = events[0].n - 1 if events else self.mark  # another one recorded and trimmed what came before
