@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ from skep.upkeep.transcribe import TranscribeLoop
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "record.sqlite"
+IDLE_S = 3600.0
+"""Between two looks for work that nobody told of, on virtual time: every look costs real time."""
 
 
 class Embedded:
@@ -55,20 +58,23 @@ class Embedded:
         data: Path | None,
         base: Path | None = None,
         clock: Clock | None = None,
-        inline: bool = False,
         secrets: Mapping[str, str] | None = None,
+        inline: Callable[[NodeInfo], Sequence[Executor]] | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        """`data`: the data directory; None keeps everything in memory. `base`: where shell tasks start. `inline`: all on one
-        event loop without threads, for tests on virtual time."""
+        """`data`: the data directory; None keeps everything in memory. `base`: where shell tasks start. `chance`: from 0 to 1,
+        for the jitter of back-off. `inline`: makes the executors of a node, and everything runs on one event loop without
+        threads, for tests on virtual time."""
         self._data = data
         self._base = base or Path.cwd()
         self._clock = clock or SystemClock()
         self._inline = inline
+        self._chance = chance
         self._secrets = dict(secrets or {})
         self._infos = nodes
         self._lock: IO[str] | None = None
         self._id = f"run-{new_run_id(self._clock.now_ms())}"
-        self.record = SqlRecord(data / RECORD_FILE if data else None, inline=inline)
+        self.record = SqlRecord(data / RECORD_FILE if data else None, inline=inline is not None)
         self.hub: Hub
         self.nodes: list[Node] = []
         self._processes: Processes | None = None
@@ -115,18 +121,23 @@ class Embedded:
         for timer in (promote, reap):
             engine.listen("due", timer.wake)
         runs = Runs(self.record, catalog, load, feed, self._clock, self._id)
-        self.hub = Hub(runs, Nodes(engine, self.record, catalog, self._clock), feed)
+        self.hub = Hub(runs, Nodes(engine, self.record, catalog, self._clock, self._chance), feed)
+        if self._inline is not None:
+            for loop in self._loops:
+                loop.interval_s = IDLE_S
+            promote.longest_s = reap.longest_s = IDLE_S
         for loop in self._loops:
             loop.start()
+        idle_s = Loop.interval_s if self._inline is None else IDLE_S
         for info in self._infos:
-            node = Node(info, self.hub.nodes, self._executors(info), self._clock)
+            node = Node(info, self.hub.nodes, self._executors(info), self._clock, idle_s)
             await node.open()
             self.nodes.append(node)
 
-    def _executors(self, info: NodeInfo) -> list[Executor]:
-        python = PythonExecutor(threads=info.slots, inline=self._inline, secrets=self._secrets)
-        if self._inline:
-            return [python]
+    def _executors(self, info: NodeInfo) -> Sequence[Executor]:
+        if self._inline is not None:
+            return self._inline(info)
+        python = PythonExecutor(info.slots, self._secrets)
         self._processes = self._processes or Processes()
         shell = ShellExecutor(self._processes, self._base, self._secrets)
         return [python, shell, IsolatedExecutor(self._processes, max(info.cpu_milli // 1000, 1), self._base, self._secrets)]
@@ -153,7 +164,9 @@ class Embedded:
     async def __aenter__(self) -> Embedded:
         return await self.open()
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()
 
     # -- what others left
@@ -182,7 +195,9 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "engines").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"the data directory {folder} cannot be made: {error}. Choose another with --data or SKEP_HOME") from None
+        raise RecordError(
+            f"the data directory {folder} cannot be made: {error}. Choose another with --data or SKEP_HOME"
+        ) from None
 
 
 def _lock(path: Path) -> IO[str]:
@@ -197,5 +212,3 @@ def _try_lock(path: Path) -> IO[str] | None:
         return _lock(path)
     except BlockingIOError:
         return None
-
-

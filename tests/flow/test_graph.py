@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +77,7 @@ def test_a_cycle_is_found_if_there_is_one_and_is_one(needs: Needs) -> None:
         loop = graph.cycle(needs, ordered)
         assert loop[0] == loop[-1]
         assert len(set(loop)) == len(loop) - 1
-        assert all(then in needs[task] for task, then in zip(loop, loop[1:], strict=False))
+        assert all(then in needs[task] for task, then in pairwise(loop))
 
 
 @given(acyclic(), st.data())
@@ -90,7 +91,7 @@ def test_ranks_and_the_critical_path_are_the_longest_there_are(needs: Needs, dat
     assert ranks == [max(total(path[path.index(task) :], durations) for path in every if task in path) for task in range(size)]
     found = graph.critical_path(needs, ordered, durations)
     assert total(found, durations) == max((total(path, durations) for path in every), default=0)
-    assert all(up in needs[task] for up, task in zip(found, found[1:], strict=False))
+    assert all(up in needs[task] for up, task in pairwise(found))
 
 
 def test_an_empty_graph_has_no_critical_path() -> None:

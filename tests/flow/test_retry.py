@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,8 +23,8 @@ POLICIES = st.builds(
 )
 
 
-def policy(**given: object) -> RetryPolicy:
-    return RetryPolicy(**({"limit": 5, "delay_ms": 100, "jitter": 0.0} | given))  # type: ignore[arg-type]
+def policy(**given: Any) -> RetryPolicy:
+    return RetryPolicy(**({"limit": 5, "delay_ms": 100, "jitter": 0.0} | given))
 
 
 def test_there_are_as_many_retries_as_the_limit_says() -> None:

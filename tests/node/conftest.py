@@ -73,7 +73,7 @@ class Trial:
 
     async def outcome(self, limit_s: float = 15) -> Outcome:
         async with asyncio.timeout(limit_s):
-            return await self._ended
+            return await asyncio.shield(self._ended)
 
     async def output(self) -> Any:
         found = await self.outcome()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,8 @@ from skep.model.node import LiveNode, NodeInfo, Requirement
 from skep.router.route import eligible, has, least_loaded, shortfall, unroutable
 
 
-def node(name: str = "n", draining: bool = False, free: dict[str, int] | None = None, **info: object) -> LiveNode:
-    made = NodeInfo(name, **({"slots": 4, "cpu_milli": 4_000, "memory": 1_000, "vram": 1_000} | info))  # type: ignore[arg-type]
+def node(name: str = "n", draining: bool = False, free: dict[str, int] | None = None, **info: Any) -> LiveNode:
+    made = NodeInfo(name, **({"slots": 4, "cpu_milli": 4_000, "memory": 1_000, "vram": 1_000} | info))
     whole = {"slots": made.slots, "cpu": made.cpu_milli, "memory": made.memory, "vram": made.vram}
     return LiveNode(made, whole | (free or {}), 0, draining)
 
@@ -39,7 +40,7 @@ NODES = st.lists(
 ).map(lambda nodes: [one._replace(info=NodeInfo(f"n{at}", **facts(one.info))) for at, one in enumerate(nodes)])
 
 
-def facts(info: NodeInfo) -> dict[str, object]:
+def facts(info: NodeInfo) -> dict[str, Any]:
     return {key: getattr(info, key) for key in ("slots", "cpu_milli", "memory", "vram", "capabilities")}
 
 

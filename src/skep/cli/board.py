@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -57,7 +58,7 @@ class Board:
         order = self.tree.order
         while self._next < len(order) and order[self._next].shown != WAITING:
             self._next += 1
-        return (order[at] for at in range(self._next, len(order)) if order[at].shown == WAITING)
+        return (row for row in islice(order, self._next, None) if row.shown == WAITING)
 
     # -- events
 

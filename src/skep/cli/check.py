@@ -72,7 +72,9 @@ def facts(plan: Plan) -> dict[str, Any]:
         "critical_path": [plan.names[task] for task in path],
         "critical_path_ms": sum(estimates[task] for task in path),
         "work_ms": sum(estimates),
-        "classes": [{"executor": wanted.executor, "needs": _describe(wanted), "tasks": count} for wanted, count in classes.items()],
+        "classes": [
+            {"executor": wanted.executor, "needs": _describe(wanted), "tasks": count} for wanted, count in classes.items()
+        ],
         "inputs": spec.inputs or {},
         "required": list(spec.required),
     }
@@ -88,7 +90,7 @@ def _text(plan: Plan, found: dict[str, Any]) -> list[str]:
         ("levels", f"{len(levels)}, up to {max(levels):,} tasks side by side"),
         ("critical path" if estimated else "longest path", _path(path)),
         *([("estimated", _estimate(found))] if estimated else []),
-        *[("requires", f"{one['needs']} ({one['executor']}) × {one['tasks']:,}") for one in found["classes"]],
+        *[("requires", f"{one['requires']} ({one['executor']}) × {one['tasks']:,}") for one in found["classes"]],
         *[("input", f"{name} = {msgspec.json.encode(value).decode()}") for name, value in found["inputs"].items()],
         *[("input", f"{name}, required") for name in found["required"]],
     ]

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Final
 
 import typer
@@ -18,6 +19,7 @@ import skep
 from skep.cli.console import Console
 from skep.cli.importing import read_instance
 from skep.cli.options import local_nodes
+from skep.cli.screen import Line
 from skep.cli.session import Job, run_job, tune
 from skep.cli.summary import summary
 from skep.cli.tables import table
@@ -61,16 +63,19 @@ def demo(
         tune()
         for number, job in enumerate((_release_gate(folder, place), _montage(folder, place)), 1):
             spec = job.plan.spec
-            console.say(*([[]] if number > 1 else []), [(f"{number}. {spec.name}", "bold"), (f"  {spec.description}", "")])
+            console.say(*([[]] if number > 1 else []), [(f"{number}. {spec.name}", "bold")], *_wrapped(spec.description), [])
             if number == 1:
-                console.say(*([(f"   node {info.id:<8} ", "blue"), (describe_node(info), "dim")] for info in job.nodes))
-            console.say([])
+                console.say(*([(f"  node {info.id:<8} ", "blue"), (describe_node(info), "dim")] for info in job.nodes), [])
             ended = asyncio.run(run_job(job, console, clock))
             console.say(*([] if ended.exit_code else [[], *table(ended)]), *summary(ended))
             code = ended.exit_code
             if code:
                 break
     raise typer.Exit(code)
+
+
+def _wrapped(text: str) -> list[Line]:
+    return [[(line, "")] for line in wrap(text, 98)]
 
 
 def _find_examples(given: Path | None) -> Path:

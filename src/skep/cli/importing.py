@@ -34,7 +34,7 @@ def wfformat(
     command: Annotated[
         str | None, typer.Option(metavar="LINE", help="Run this for every task; {id}, {program}, {arguments}, {runtime}.")
     ] = None,
-    keep_resources: Annotated[bool, typer.Option("--keep-resources", help="Let tasks take the recorded memory, cores.")] = False,
+    keep_resources: Annotated[bool, typer.Option("--keep-resources", help="Take the recorded memory and cores.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite the file if there is one.")] = False,
 ) -> None:
     """Import a recorded scientific workflow that replays each task by sleeping as long as it ran.

@@ -132,7 +132,11 @@ def _foot(board: Board, columns: int) -> Line:
 def counts(numbers: Sequence[int]) -> list[Span]:
     """How many tasks stand where, without those that are as they should be."""
     waiting = sum(numbers[:RUNNING]) + numbers[PARKED]
-    named = [(RUNNING, numbers[RUNNING]), *((state, numbers[state]) for state in range(FAILED, len(numbers))), (WAITING, waiting)]
+    named = [
+        (RUNNING, numbers[RUNNING]),
+        *((state, numbers[state]) for state in range(FAILED, len(numbers))),
+        (WAITING, waiting),
+    ]
     return [(f"  {number:,} {WORDS[state]}", COLORS[state]) for state, number in named if number]
 
 

@@ -1,7 +1,6 @@
 """The rows in which a run is shown, and the tree that they form.
 
-A row is one task, or more than a dozen tasks whose names differ only in their number. Each hangs below the latest of the rows
-that it needs.
+A row is one task, or many whose names differ only in their number. Each hangs below the latest of the rows that it needs.
 """
 
 from __future__ import annotations
@@ -17,6 +16,10 @@ from skep.model.node import Progress
 from skep.model.state import TaskState
 
 DOZEN: Final = 12
+"""Children of a map that are shown one by one; more are folded into one row."""
+FEW: Final = 2
+MANY: Final = 30
+"""In a run of many tasks, more than a few that are named alike are folded too."""
 DEEPEST: Final = 6
 """Levels of the tree that are drawn; what is deeper stands at the last one."""
 
@@ -77,13 +80,14 @@ class Row:
 
 
 class Tree:
-    """The rows of a plan. `of` finds the row of a task; `order` has them from the top to the bottom."""
+    """The rows of a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.of: list[Row] = []
+        """The row of each task, by index."""
         self._roots: list[Row] = []
         self._below: dict[Row, list[Row]] = {}
-        self.order: list[Row] = []
+        self._order: list[Row] = []
         needs = plan.needs
         level = [0] * len(needs)
         for task in graph.order(needs, plan.shape.successors):
@@ -94,20 +98,18 @@ class Tree:
                 self._roots.append(row)
             else:
                 self._below.setdefault(self.of[above], []).append(row)
-        self.draw()
 
     def _first_tasks(self, plan: Plan, level: Sequence[int]) -> dict[Row, int]:
         """Fills `of`; answers for every row the first of its tasks in the graph's order (so that the tree has no circle)."""
         stems = [stem(task.name) if task.map is None else "" for task in plan.spec.tasks]
-        sizes = Counter(stems) if len(stems) > DOZEN else Counter[str]()
+        sizes = Counter(stems)
+        most = fold_above(len(stems))
         groups: dict[str, Row] = {}
         first: dict[Row, int] = {}
         for task, name in enumerate(plan.names):
             key = stems[task]
-            if key and sizes[key] > DOZEN:
-                row = groups.get(key) or groups.setdefault(key, Row(key))
-            else:
-                row = Row(name, task)
+            grouped = key and sizes[key] > most
+            row = groups.setdefault(key, groups.get(key) or Row(key)) if grouped else Row(name, task)
             self.of.append(row)
             if row not in first or level[task] < level[first[row]]:
                 first[row] = task
@@ -122,24 +124,41 @@ class Tree:
         self.of += children or [parent] * count
         if children:
             self._below[parent] = children + self._below.get(parent, [])
-            self.draw()
+            self._order = []
         return children
 
-    def draw(self) -> None:
-        """Puts the rows in order and gives each its branch."""
-        self.order = []
-        stack = [(row, "", "", 0) for row in reversed(self._roots)]
+    @property
+    def order(self) -> list[Row]:
+        """Every row from the top to the bottom, each with its branch."""
+        if not self._order:
+            self._draw()
+        return self._order
+
+    def _draw(self) -> None:
+        stack: list[tuple[Row, str, str, int]] = [(row, "", "", 0) for row in reversed(self._roots)]
         while stack:
-            row, row.branch, indent, depth = stack.pop()
-            self.order.append(row)
-            below = self._below.get(row, [])
-            flat = depth >= DEEPEST
-            lines = [("├─ ", "│  ")] * (len(below) - 1) + [("╰─ ", "   ")]
-            hung = [
-                (child, row.branch if flat else indent + corner, indent if flat else indent + line, min(depth + 1, DEEPEST))
-                for child, (corner, line) in zip(below, lines, strict=False)
-            ]
-            stack += reversed(hung)
+            row, branch, indent, depth = stack.pop()
+            row.branch = branch
+            self._order.append(row)
+            if depth == DEEPEST:
+                continue
+            below = self._below.get(row, []) if depth < DEEPEST - 1 else self._all_below(row)
+            last = len(below) - 1
+            hung = [(child, *(("├─ ", "│  ") if at < last else ("╰─ ", "   "))) for at, child in enumerate(below)]
+            stack += [(child, indent + corner, indent + line, depth + 1) for child, corner, line in reversed(hung)]
+
+    def _all_below(self, row: Row) -> list[Row]:
+        found: list[Row] = []
+        stack = [*reversed(self._below.get(row, []))]
+        while stack:
+            found.append(stack.pop())
+            stack += reversed(self._below.get(found[-1], []))
+        return found
+
+
+def fold_above(tasks: int) -> int:
+    """How many tasks that are named alike a run of so many tasks shows one by one."""
+    return FEW if tasks > MANY else DOZEN
 
 
 def stem(name: str) -> str:

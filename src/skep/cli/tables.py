@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Final, NamedTuple
 
-from skep.cli.rows import DOZEN, stem
+from skep.cli.rows import fold_above, stem
 from skep.cli.screen import Line, fit
 from skep.cli.session import Ended
 from skep.cli.summary import COLORS
@@ -25,7 +26,7 @@ class _Entry(NamedTuple):
 
 
 def table(ended: Ended) -> list[Line]:
-    """A row for each task; those of which there are more than a dozen of a kind share one."""
+    """A row for each task; those of which there are many of a kind share one."""
     entries = _entries(ended)
     widths = [max(len(head), *(len(entry.cells[at]) for entry in entries)) for at, head in enumerate(HEADS)]
 
@@ -41,16 +42,15 @@ def table(ended: Ended) -> list[Line]:
 
 def _entries(ended: Ended) -> list[_Entry]:
     groups: dict[str, list[TaskView]] = {}
-    for task in _leaves(ended):
+    leaves = _leaves(ended)
+    for task in leaves:
         groups.setdefault(_kind(task), []).append(task)
     entries: list[_Entry] = []
     for kind, tasks in groups.items():
-        if len(tasks) > DOZEN:
+        if len(tasks) > fold_above(len(leaves)):
             entries.append(_folded(kind, tasks))
         else:
-            entries += [
-                _Entry((task.name, task.node or "-", str(task.attempts), _took(task)), task.state) for task in tasks
-            ]
+            entries += [_Entry((task.name, task.node or "-", str(task.attempts), _took(task)), task.state) for task in tasks]
     return entries
 
 
@@ -93,15 +93,21 @@ def _facts(ended: Ended) -> list[Line]:
         ("work", f"{format_duration(work)} in all, {work / max(makespan, 1):.1f} tasks at a time"),
         ("critical path", f"{format_duration(sum(map(_ms, path)))}: {' → '.join(shown)}"),
     ]
-    return [[(f"  {name:<14}", "dim"), (text, "")] for name, text in facts]
+    return [
+        [(f"  {name if at == 0 else '':<14}", "dim"), (part, "")]
+        for name, text in facts
+        for at, part in enumerate(wrap(text, 80, break_on_hyphens=False))
+    ]
 
 
 def critical_path(ended: Ended) -> list[TaskView]:
     """The chain of tasks that needed each other and took longest, by what they really took."""
     tasks = ended.view.tasks
     place = {task.name: at for at, task in enumerate(tasks)}
-    needs = [[place[ended.plan.names[up]] for up in ended.plan.needs[task.index]] if task.index < len(ended.plan.names) else []
-             for task in tasks]
+    needs = [
+        [place[ended.plan.names[up]] for up in ended.plan.needs[task.index]] if task.index < len(ended.plan.names) else []
+        for task in tasks
+    ]
     durations = [_ms(task) for task in tasks]
     for at, task in enumerate(tasks):
         if task.name.endswith("]"):  # a map is over when its children are, and they begin when it could

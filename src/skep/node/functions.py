@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +27,8 @@ MAX_TRACEBACK: Final = 16_000
 MAX_RESULT: Final = 64 * 1024 * 1024
 """Bytes of JSON that a function may return."""
 
-_IMPORTERS: Final = (__file__, str(importlib.__file__), "<frozen importlib")
+CALLERS: Final = (str(Path(__file__).parent), str(importlib.__file__), "<frozen importlib")
+"""Files of the frames between Skep and user code."""
 
 _importing: dict[str, threading.RLock] = {}
 """One lock a file: two threads must not run it at once, and one that hangs holds up only those who want the same."""
@@ -117,7 +118,8 @@ def error_info(error: BaseException, skip_frames: int = 0) -> ErrorInfo:
     trace = error.__traceback__
     for _ in range(skip_frames):
         trace = trace.tb_next if trace is not None else None
-    trace = _after_import(trace)
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(CALLERS):
+        trace = trace.tb_next
     try:
         message = str(error)
         text = "".join(traceback.format_exception(type(error), error, trace)) if trace is not None else ""
@@ -130,13 +132,6 @@ def error_info(error: BaseException, skip_frames: int = 0) -> ErrorInfo:
         traceback=clean(text)[-MAX_TRACEBACK:],
         parents=tuple(base.__name__ for base in kind.__mro__[1:] if base not in (object, BaseException)),
     )
-
-
-def _after_import(trace: TracebackType | None) -> TracebackType | None:
-    """Without the outermost frames as long as they are the import system's, or `find_function`'s that called it."""
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_IMPORTERS):
-        trace = trace.tb_next
-    return trace
 
 
 def clean(text: str) -> str:

@@ -13,29 +13,32 @@ import heapq
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from skep.clock import Clock
 from skep.engine.protocol import OK
-from skep.errors import NotFoundError, SkepError
+from skep.errors import NotFoundError, SkepError, SupersededError
 from skep.loop import Loop
-from skep.model.node import Call, ErrorInfo, Grant, LockGrant, LogChunk, NodeInfo, Outcome, Progress, Stop, artifact_reference
+from skep.model.node import Call, ErrorInfo, Grant, LockGrant, NodeInfo, Outcome, Stop, artifact_reference
 from skep.model.run import Token, lock_name
-from skep.node.attempt import CANCEL, MAX_OUTPUT, SUPERSEDED, TIMEOUT, Attempt, Executor
+from skep.node.attempt import CANCEL, MAX_OUTPUT, TIMEOUT, Attempt, Executor
 from skep.node.link import Link
+from skep.node.locks import Locks
+from skep.node.logs import Logs
 
 log = logging.getLogger(__name__)
 
 TAKE = 1_000
 """Inbox entries in one call."""
-LOG_CAP = 16 * 1024 * 1024
-"""Bytes of output kept of one attempt; what follows is read and thrown away, and said so once."""
-LOG_BUFFER = 4 * 1024 * 1024
-"""Bytes of output that may wait to be stored."""
 CALLS = 1_024
+"""Decoded calls kept; equal calls of many tasks are decoded once."""
+LAST_TRIES = 3
+"""How often a node that closes tries to report."""
+CLOSE_S = 10.0
+"""For each step of closing."""
 
 _decode_call = msgspec.json.Decoder(Call).decode
 
@@ -43,9 +46,11 @@ _decode_call = msgspec.json.Decoder(Call).decode
 class Node:
     """One node of this process, its executors and its attempts."""
 
-    def __init__(self, info: NodeInfo, link: Link, executors: Iterable[Executor], clock: Clock) -> None:
+    def __init__(
+        self, info: NodeInfo, link: Link, executors: Iterable[Executor], clock: Clock, idle_s: float = Loop.interval_s
+    ) -> None:
+        """`idle_s`: between two looks for what nobody told of."""
         self.info = info
-        self._clock = clock
         self._time = time.monotonic
         self._link = link
         self._executors = {executor.name: executor for executor in executors}
@@ -53,15 +58,17 @@ class Node:
         self._calls: OrderedDict[bytes, Call] = OrderedDict()
         self._timeouts: list[tuple[float, Token]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._locks: dict[tuple[Token, str], asyncio.Future[str]] = {}
         self._seen = 0
+        """The last inbox entry that was taken."""
+        self._outcomes: list[Outcome] = []
         self._taking = Loop(self._take, "take")
         self._reporting = Loop(self._report, "report")
-        self._logging = Loop(self._write_logs, "log")
-        self._outcomes: list[Outcome] = []
-        self._chunks: list[LogChunk] = []
-        self._chunk_bytes = 0
-        self._progress: dict[Token, Progress] = {}
+        self._logging = Loop(self._flush_logs, "log")
+        self._loops = (self._taking, self._reporting, self._logging)
+        for loop in self._loops:
+            loop.interval_s = idle_s
+        self._logs = Logs(link, clock, self._logging.wake)
+        self._locks = Locks(link)
         self._unlisten: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
@@ -73,26 +80,35 @@ class Node:
         if answer != OK:
             raise SkepError(f"node {self.info.id} was not admitted: {answer}")
         self._unlisten = self._link.listen(self.info.id, self._taking.wake)
-        for loop in (self._taking, self._reporting, self._logging):
+        for loop in self._loops:
             loop.start()
 
     async def close(self) -> None:
-        """Stops what runs, reports it and leaves."""
+        """Stops what runs, reports it and leaves. Whatever fails on the way is logged: the server hears of it by itself."""
         self._unlisten()
         await self._taking.stop()
         for attempt in tuple(self._attempts.values()):
             self._stop(attempt, CANCEL)
         for executor in self._executors.values():
-            await executor.close()
+            await self._quietly(executor.close())
         for attempt in tuple(self._attempts.values()):
             attempt.fail(ErrorInfo("Cancelled", "the node was closed"))
-        await self._reporting.stop()
-        await self._report()
-        await self._logging.stop()
-        await self._write_logs()
         if self._timer is not None:
             self._timer.cancel()
-        await self._link.retire(self.info.id, self.info.incarnation)
+        await self._reporting.stop()
+        await self._logging.stop()
+        for _ in range(LAST_TRIES):
+            if self._outcomes:
+                await self._quietly(self._report())
+        await self._quietly(self._logs.flush())
+        await self._quietly(self._link.retire(self.info.id, self.info.incarnation))
+
+    async def _quietly(self, step: Awaitable[object]) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await step
+        except Exception:
+            log.exception("node %s: a step of closing failed", self.info.id)
 
     @property
     def running(self) -> int:
@@ -106,48 +122,69 @@ class Node:
         except NotFoundError:
             return False  # retired or replaced: nothing more comes
         for number, entry in entries:
-            self._seen = number
-            if type(entry) is Grant:
-                self._begin(entry)
-            elif type(entry) is Stop:
-                attempt = self._attempts.get(entry.token)
-                if attempt is not None:
-                    self._stop(attempt, entry.reason)
-            elif type(entry) is LockGrant:
-                waiting = self._locks.pop((entry.token, lock_name(entry.key)), None)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(OK)
+            if number > self._seen:
+                self._seen = number
+                self._obey(entry)
         return bool(entries)
 
+    def _obey(self, entry: Grant | Stop | LockGrant) -> None:
+        if type(entry) is Grant:
+            if entry.token not in self._attempts:
+                self._begin(entry)
+        elif type(entry) is Stop:
+            attempt = self._attempts.get(entry.token)
+            if attempt is not None:
+                self._stop(attempt, entry.reason)
+        elif type(entry) is LockGrant:
+            self._locks.granted(entry.token, lock_name(entry.key))
+
     def _begin(self, grant: Grant) -> None:
-        call = self._calls.get(grant.call)
-        if call is None:
-            call = self._calls[grant.call] = _decode_call(grant.call)
-            if len(self._calls) > CALLS:
-                self._calls.popitem(last=False)
+        call = self._calls.get(grant.call) or self._decode(grant)
         attempt = self._attempts[grant.token] = Attempt(grant, call, self._finished, self._time)
         if grant.timeout_ms:
             self._watch(self._time() + grant.timeout_ms / 1000, grant.token)
-        executor = self._executors.get("isolated" if call.isolation == "process" else call.executor)
+        executor = self._executor(call)
         if executor is None:
-            attempt.fail(ErrorInfo("Executor", f"node {self.info.id} does not run `{call.executor}` tasks"))
-        else:
+            attempt.fail(ErrorInfo("Executor", f"node {self.info.id} does not run `{call.isolation or call.executor}` tasks"))
+            return
+        try:
             executor.start(attempt)
+        except Exception as error:
+            log.exception("executor %s could not start %s", executor.name, grant.name)
+            attempt.fail(ErrorInfo("Executor", f"it could not be started: {type(error).__name__}: {error}"))
+
+    def _decode(self, grant: Grant) -> Call:
+        try:
+            call = _decode_call(grant.call)
+        except msgspec.MsgspecError:
+            return Call(executor="unreadable", call="")  # of another version: no executor has that name
+        self._calls[grant.call] = call
+        if len(self._calls) > CALLS:
+            self._calls.popitem(last=False)
+        return call
+
+    def _executor(self, call: Call) -> Executor | None:
+        return self._executors.get("isolated" if call.isolation == "process" else call.executor)
 
     def _stop(self, attempt: Attempt, reason: str) -> None:
-        if attempt.ended:
+        """The first reason counts, and is passed on once."""
+        if attempt.ended or attempt.stopped is not None:
             return
-        attempt.stopped = attempt.stopped or reason
-        self._give_up_locks(attempt)
-        executor = self._executors.get("isolated" if attempt.call.isolation == "process" else attempt.call.executor)
+        attempt.stopped = reason
+        self._locks.give_up(attempt)
+        executor = self._executor(attempt.call)
         if executor is not None:
             executor.stop(attempt)
 
     # -- timeouts: one heap and one timer for all attempts
 
     def _watch(self, due: float, token: Token) -> None:
-        heapq.heappush(self._timeouts, (due, token))
-        if self._timeouts[0][1] == token:
+        timeouts = self._timeouts
+        if len(timeouts) > 2 * len(self._attempts) + 1_000:  # most attempts end long before their time
+            timeouts[:] = [entry for entry in timeouts if entry[1] in self._attempts]
+            heapq.heapify(timeouts)
+        heapq.heappush(timeouts, (due, token))
+        if timeouts[0][1] == token:
             self._arm()
 
     def _arm(self) -> None:
@@ -160,119 +197,85 @@ class Node:
 
     def _overdue(self) -> None:
         now = self._time()
-        while self._timeouts and self._timeouts[0][0] <= now:
+        while self._timeouts and (self._timeouts[0][0] <= now or self._timeouts[0][1] not in self._attempts):
             _, token = heapq.heappop(self._timeouts)
             attempt = self._attempts.get(token)
             if attempt is not None:
                 self._stop(attempt, TIMEOUT)
-        self._timer = None
         self._arm()
 
     # -- the end of an attempt
 
     def _finished(self, attempt: Attempt, outcome: Outcome) -> None:
         del self._attempts[attempt.grant.token]
-        if self._locks:
-            self._give_up_locks(attempt)
+        self._locks.forget(attempt)
         self._outcomes.append(outcome)
         self._reporting.wake()
 
     async def _report(self) -> bool:
+        """Logs first, so that whoever hears of the end finds them; but no log keeps an outcome back."""
         if not self._outcomes:
             return False
         outcomes, self._outcomes = self._outcomes, []
         try:
-            ready = [o if len(o.output) <= MAX_OUTPUT else await self._as_artifact(o) for o in outcomes]
-            await self._flush_logs()
+            if self._logs.waiting:
+                await self._quietly(self._logs.flush())
+            ready, kept, trouble = await self._with_artifacts(outcomes)
             answers = await self._link.report(ready)
-        except Exception:
+        except BaseException:
             self._outcomes = outcomes + self._outcomes  # reporting again is harmless, losing one is not
             raise
+        self._outcomes = kept + self._outcomes
         for outcome, answer in zip(ready, answers, strict=True):
             if answer != OK:
                 log.warning("outcome of %s task %d (token %s): %s", outcome.run, outcome.task, outcome.token, answer)
+        if trouble is not None:
+            raise trouble
         return bool(self._outcomes)
 
-    async def _as_artifact(self, outcome: Outcome) -> Outcome:
-        """A large output is kept before its task completes."""
-        artifact = await self._link.put_artifact(outcome.run, outcome.output)
-        return msgspec.structs.replace(outcome, output=artifact_reference(artifact))
+    async def _with_artifacts(self, outcomes: list[Outcome]) -> tuple[list[Outcome], list[Outcome], Exception | None]:
+        """Keeps large outputs before their tasks complete: (outcomes to report, to try again, why)."""
+        if all(len(outcome.output) <= MAX_OUTPUT for outcome in outcomes):
+            return outcomes, [], None
+        ready: list[Outcome] = []
+        again: list[Outcome] = []
+        trouble: Exception | None = None
+        for outcome in outcomes:
+            try:
+                if len(outcome.output) > MAX_OUTPUT:
+                    artifact = await self._link.put_artifact(outcome.run, outcome.output)
+                    outcome = msgspec.structs.replace(outcome, output=artifact_reference(artifact))
+                ready.append(outcome)
+            except Exception as error:  # noqa: BLE001  one that cannot be kept holds no other back
+                again.append(outcome)
+                trouble = error
+        return ready, again, trouble
+
+    async def _flush_logs(self) -> bool:
+        await self._logs.flush()
+        return self._logs.waiting
 
     # -- what executors ask for (see `skep.node.attempt.Host`)
 
     def write_log(self, attempt: Attempt, stream: str, data: bytes) -> None:
-        grant = attempt.grant
-        offsets = attempt.offsets = attempt.offsets or {}
-        offset = offsets.get(stream, 0)
-        offsets[stream] = offset + len(data)
-        if offset >= LOG_CAP:
-            return
-        if offset + len(data) > LOG_CAP:
-            note = f"\n[skep: cut here; {LOG_CAP // 2**20} MiB of each stream are kept]\n".encode()
-            data = data[: LOG_CAP - offset] + note
-        self._chunks.append(LogChunk(grant.run, grant.task, grant.attempt, stream, offset, self._clock.now_ms(), data))
-        self._chunk_bytes += len(data)
-        self._logging.wake()
+        self._logs.write(attempt, stream, data)
 
     def show_progress(self, attempt: Attempt, done: float, total: float, message: str) -> None:
-        grant = attempt.grant
-        self._progress[grant.token] = Progress(grant.run, grant.task, grant.attempt, done, total, message)
-        self._logging.wake()
-
-    @property
-    def log_full(self) -> bool:
-        """Whether more output waits to be stored than should: whoever reads a pipe pauses."""
-        return self._chunk_bytes > LOG_BUFFER
-
-    async def _write_logs(self) -> bool:
-        await self._flush_logs()
-        if self._progress:
-            items, self._progress = list(self._progress.values()), {}
-            await self._link.progress(items)
-        return bool(self._chunks)
-
-    async def _flush_logs(self) -> None:
-        if self._chunks:
-            chunks, self._chunks, self._chunk_bytes = self._chunks, [], 0
-            try:
-                await self._link.log(chunks)
-            except Exception:
-                if sum(len(chunk.data) for chunk in chunks) <= 4 * LOG_BUFFER:
-                    self._chunks = chunks + self._chunks
-                raise
+        self._logs.show_progress(attempt, done, total, message)
 
     async def call(self, attempt: Attempt, verb: str, *args: Any) -> Any:
         """Does what the attempt's code asks for. Raises SupersededError when its lease is gone."""
         grant = attempt.grant
-        link = self._link
+        if attempt.ended:
+            raise SupersededError(f"attempt {grant.attempt} of {grant.name} has ended; its code can ask for nothing more")
         if verb == "claim":
-            key, units, hold_ms, wait = args
-            return await self._claim(attempt, key, units, hold_ms, wait)
+            return await self._locks.claim(attempt, *args)
         if verb == "release":
-            self._locks.pop((grant.token, str(args[0])), None)
-            await link.release(grant.run, grant.token, str(args[0]))
-            return None
+            return await self._locks.release(attempt, *args)
         if verb == "put_artifact":
-            return await link.put_artifact(grant.run, *args)
+            return await self._link.put_artifact(grant.run, *args)
         if verb == "get_artifact":
-            return await link.get_artifact(*args)
+            return await self._link.get_artifact(*args)
         if verb in ("load_checkpoint", "save_checkpoint", "get_state", "put_state"):
-            return await getattr(link, verb)(grant.run, grant.task, grant.token, *args)
+            return await getattr(self._link, verb)(grant.run, grant.task, grant.token, *args)
         raise ValueError(f"unknown request '{verb}'")
-
-    async def _claim(self, attempt: Attempt, key: str, units: int, hold_ms: int, wait: bool) -> str:
-        grant = attempt.grant
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._locks[grant.token, key] = future
-        answer: str = await self._link.claim(grant.run, grant.task, grant.token, key, units, hold_ms, wait)
-        if answer == "waiting" and wait:
-            return await future
-        self._locks.pop((grant.token, key), None)
-        return answer
-
-    def _give_up_locks(self, attempt: Attempt) -> None:
-        token = attempt.grant.token
-        for key in [key for key in self._locks if key[0] == token]:
-            waiting = self._locks.pop(key)
-            if not waiting.done():
-                waiting.set_result(SUPERSEDED)

@@ -1,6 +1,6 @@
 """The child program of the isolated executor: runs Python functions, one at a time, in a process that can be killed.
 
-    python -P -m skep.node.worker FD        FD: an AF_UNIX stream socket to the node
+    python -P -c START FD PATH...        FD: an AF_UNIX stream socket to the node; PATH: its `sys.path`
 
 Frames (msgpack behind a length of four bytes) come in through a thread, so that calls of the running code are answered while
 it runs; the code itself has the main thread. SIGTERM is how the node cancels: a coroutine's task is cancelled, in a plain
@@ -19,7 +19,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
@@ -32,23 +32,17 @@ from skep import errors
 from skep.model.node import ErrorInfo
 from skep.model.run import Token
 from skep.node.context import Snoozed, TaskCancelled, TaskContext, current
-from skep.node.functions import arguments, encode_result, error_info, find_function
+from skep.node.functions import Function, FunctionNotFound, ResultError, arguments, encode_result, error_info, find_function
 
+START = "import sys; sys.path[:] = sys.argv[2:]; from skep.node.worker import main; main(int(sys.argv[1]))"
+"""Not `-m`, which would look for this module from where the worker starts and not from where the node did."""
 LENGTH = struct.Struct("!I")
-MAX_RESULT = 64 * 1024 * 1024
-"""Bytes of JSON that a function may return."""
 PLAIN_ERRORS = (errors.SupersededError, errors.ConflictError, errors.RefusedError, errors.NotFoundError, errors.WrongStateError)
 """What a call of the context may raise besides SkepError."""
 
 
 class Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """One message over the socket."""
-
-
-class Setup(Frame, frozen=True):
-    """node → worker, once: where modules are found."""
-
-    path: list[str]
 
 
 class Begin(Frame, frozen=True):
@@ -155,14 +149,12 @@ class Channel:
     def listen(self) -> None:
         """The thread: until the node is gone, and then nothing here is wanted any more."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it shall interrupt the main thread
-        decode = msgspec.msgpack.Decoder(Setup | Begin | Answer).decode
+        decode = msgspec.msgpack.Decoder(Begin | Answer).decode
         with self._socket.makefile("rb") as stream:
             while len(head := stream.read(LENGTH.size)) == LENGTH.size:
                 frame = decode(stream.read(LENGTH.unpack(head)[0]))
                 if isinstance(frame, Begin):
                     self.begins.put(frame)
-                elif isinstance(frame, Setup):
-                    sys.path[:] = frame.path
                 else:
                     self._resolve(frame)
         os._exit(1)
@@ -204,20 +196,32 @@ class Worker:
         )
         current.set(context)
         self._running = True
+        function: Function | None = None
         try:
             self._prepare(begin)
-            value = find_function(begin.reference)(**arguments(msgspec.json.decode(begin.args)))
-            if inspect.iscoroutine(value):
+            args = arguments(msgspec.json.decode(begin.args))
+            function = find_function(begin.reference)
+            value = function(**args)
+            if inspect.isawaitable(value):
                 value = asyncio.run(self._drive(value))
-            return encode(value)
+            return Done(output=encode_result(value))
         except Snoozed as snoozed:
             return Done(delay_ms=max(snoozed.delay_ms, 1))
         except BaseException as error:  # noqa: BLE001  also SystemExit: it ends the attempt, not the worker
-            if self._stopping and isinstance(error, TaskCancelled | asyncio.CancelledError):
-                return Done(error=ErrorInfo("Cancelled", "stopped"))
-            return Done(error=error_info(error, own_frames(error)))
+            return Done(error=self._failure(error, None if function else begin.reference))
         finally:
             self._running = False
+
+    def _failure(self, error: BaseException, importing: str | None) -> ErrorInfo:
+        info = error_info(error, own_frames(error))
+        if self._stopping and isinstance(error, TaskCancelled | asyncio.CancelledError):
+            return ErrorInfo("Cancelled", "stopped")
+        if isinstance(error, ResultError):
+            return ErrorInfo("Result", info.message)
+        if importing and not isinstance(error, TypeError | OSError):  # of the arguments, the directory
+            reason = info.message if isinstance(error, FunctionNotFound) else f"{info.type}: {info.message}"
+            return msgspec.structs.replace(info, type="Import", message=f"`{importing}` cannot be imported: {reason}")
+        return info
 
     def _prepare(self, begin: Begin) -> None:
         """Every attempt begins in the same place and environment, whatever the one before it did to them."""
@@ -227,10 +231,10 @@ class Worker:
             os.environ.clear()
             os.environ.update(wanted)
 
-    async def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    async def _drive(self, value: Awaitable[Any]) -> Any:
         self._task = asyncio.current_task()
         try:
-            return await coroutine
+            return await value
         finally:
             self._task = None
 
@@ -245,18 +249,6 @@ class Worker:
             raise TaskCancelled("the node stops this attempt")
         else:
             raise SystemExit(0)
-
-
-def encode(value: Any) -> Done:
-    """A function's result. One that is not JSON, or too large, is an error of type `Result`."""
-    try:
-        output = encode_result(value)
-    except Exception as error:  # noqa: BLE001  also what a property of a returned object raises
-        return Done(error=ErrorInfo("Result", error_info(error).message))
-    if len(output) > MAX_RESULT:
-        size = f"{len(output) / 2**20:.1f} MiB of JSON, at most {MAX_RESULT // 2**20} are taken"
-        return Done(error=ErrorInfo("Result", f"the result has {size}: write it to a file and return its path"))
-    return Done(output=output)
 
 
 def own_frames(error: BaseException) -> int:
@@ -294,17 +286,14 @@ def flush() -> None:
             pass  # closed or replaced by the task
 
 
-def main() -> None:
+def main(fd: int) -> None:
     faulthandler.enable()  # a crash in native code says where, in the attempt's log
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    end = socket.socket(fileno=int(sys.argv[1]))
+    end = socket.socket(fileno=fd)
     end.set_inheritable(False)
     channel = Channel(end)
     worker = Worker(channel)
     threading.Thread(target=channel.listen, name="skep-channel", daemon=True).start()
     worker.serve()
 
-
-if __name__ == "__main__":
-    main()

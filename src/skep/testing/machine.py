@@ -295,6 +295,8 @@ class EngineMachine(RuleBasedStateMachine):
         if verb:
             self.ask(verb, *((SILENT_MS, MAX_LOST) if verb == "reap" else ()))
             self.read()
+        if verb == "reap":
+            self.locks = {place: held for place, held in self.locks.items() if held[1] > self.now_ms}
 
     @precondition(lambda self: self.leases() or self.ready())
     @rule()
@@ -334,7 +336,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def claims_are_within_their_caps(self) -> None:
         tokens = {lease.token for _, _, lease in self.leases()}
-        self.locks = {place: held for place, held in self.locks.items() if place[0] in tokens and held[1] > self.now_ms}
+        self.locks = {place: held for place, held in self.locks.items() if place[0] in tokens}
         used: Counter[str] = Counter()
         for token in tokens:
             used.update({claim.key: claim.units for claim in self.starts[token].claims})

@@ -1,8 +1,8 @@
 """Transcribe: events are copied to the record in order, and only then told to anyone.
 
 While one batch is being committed the next one gathers; when nothing is under way the next event is copied at once. There is
-one exception, because it makes results come sooner: events that only say that tasks were started wait a millisecond for what may
-follow. A task that ends that soon is recorded by one commit in place of two, and its end does not wait for the first.
+one exception, because it makes results come sooner: events that only say that tasks were started wait a millisecond for what
+may follow. A task that ends that soon is recorded by one commit in place of two, and its end does not wait for the first.
 """
 
 from __future__ import annotations

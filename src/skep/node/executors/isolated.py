@@ -16,9 +16,9 @@ from skep.errors import SkepError
 from skep.model.node import Call, ErrorInfo
 from skep.node.attempt import Attempt, Host
 from skep.node.executors.shell import STOPPED, TAIL_BYTES, Failed, Log, Mask, fill_secrets, plural, signal_name
-from skep.node.functions import clean
-from skep.node.processes import Exit, Process, Processes, SpawnError
-from skep.node.worker import LENGTH, MAX_RESULT, Answer, Ask, Begin, Done, Frame, Progressed, Ready, Setup, Written, pack
+from skep.node.functions import MAX_RESULT, clean
+from skep.node.processes import Exit, Process, Processes
+from skep.node.worker import LENGTH, START, Answer, Ask, Begin, Done, Frame, Progressed, Ready, Written, pack
 
 GRACE_MS = 500
 """For the cancelled code to clean up; then its process tree is killed."""
@@ -130,7 +130,8 @@ class _Worker(asyncio.Protocol):
         self._process: Process | None = None
         self._heard = bytearray()
         self._answering: set[asyncio.Task[None]] = set()
-        self._launch = self._loop.create_task(self._start())
+        self._launch = self._loop.create_task(self._spawn())
+        self._launch.add_done_callback(self._launched)
 
     def begin(self, job: _Job) -> None:
         attempt = self.attempt = job.attempt
@@ -157,18 +158,6 @@ class _Worker(asyncio.Protocol):
 
     # -- its process
 
-    async def _start(self) -> None:
-        error: ErrorInfo | None = STOPPED
-        try:
-            await self._spawn()
-            error = None
-        except (SpawnError, OSError) as refusal:
-            error = ErrorInfo("SpawnError", f"no worker process: {refusal}")
-        finally:
-            if error is not None:
-                self.gone.set_result(None)
-                self._executor.lost(self, error)
-
     async def _spawn(self) -> None:
         base = self._executor.base
         mine, theirs = socket.socketpair()
@@ -176,7 +165,7 @@ class _Worker(asyncio.Protocol):
         with theirs:
             try:
                 process = await self._executor.processes.spawn(
-                    [sys.executable, "-P", "-m", "skep.node.worker", str(fd)],
+                    [sys.executable, "-P", "-c", START, str(fd), *map(os.path.abspath, sys.path)],
                     env=os.environ,
                     cwd=None if base is None else str(base),
                     on_output=self._on_output,
@@ -187,8 +176,13 @@ class _Worker(asyncio.Protocol):
                 raise
         self._process = process
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=mine)
-        self._send(Setup(sys.path))
         process.ended.add_done_callback(lambda ended: self._on_end(ended.result()))
+
+    def _launched(self, launch: asyncio.Task[None]) -> None:
+        failure = None if launch.cancelled() else launch.exception()
+        if launch.cancelled() or failure is not None:
+            self.gone.set_result(None)
+            self._executor.lost(self, ErrorInfo("SpawnError", f"no worker process: {failure}") if failure else STOPPED)
 
     def _on_output(self, stream: int, data: bytes) -> None:
         if self._log is not None:
@@ -200,12 +194,14 @@ class _Worker(asyncio.Protocol):
         self._transport.close()
         error = STOPPED if self._stopping else _died(exit, self._log.tail() if self._log else self._last_words())
         self._stopping = True
-        if self._log is not None:
-            if self._done is not None and self._done.leftovers:
-                self._log.note(f"ended {plural(exit.killed, 'process', 'processes')} that the task had left behind")
-            self._finish(self._done or Done(error=error))
-        self.gone.set_result(None)
-        self._executor.lost(self, None if self.is_ready else error)
+        try:
+            if self._log is not None:
+                if self._done is not None and self._done.leftovers:
+                    self._log.note(f"ended {plural(exit.killed, 'process', 'processes')} that the task had left behind")
+                self._finish(self._done or Done(error=error))
+        finally:
+            self.gone.set_result(None)
+            self._executor.lost(self, None if self.is_ready else error)
 
     def _last_words(self) -> str:
         return "\n" + self._unlogged.decode(errors="replace").strip()

@@ -1,0 +1,114 @@
+"""The command line as a real process: each test has a data directory, a working directory and a mark of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+class Skep:
+    """Runs `python -m skep` in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.mark = uuid.uuid4().hex
+        self.started: list[subprocess.Popen[str]] = []
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKEP_", "NO_COLOR", "PYTEST"))}
+        self.env = {
+            **kept,
+            "PYTHONPATH": str(SOURCE),
+            "SKEP_HOME": str(self.home),
+            "SKEP_TEST_MARK": self.mark,
+            "TERM": "xterm-256color",
+        }
+
+    def file(self, name: str, text: str) -> Path:
+        """Writes a file into the folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def __call__(self, *args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs it to the end and checks its exit code."""
+        process = self.start(*args, **env)
+        out, err = process.communicate(timeout=50)
+        assert process.returncode == code, f"exit code {process.returncode}, expected {code}\n{out}\n{err}"
+        return subprocess.CompletedProcess(args, code, out, err)
+
+    def start(self, *args: str, stderr: int = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "skep", *args],
+            cwd=self.folder,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def json(self, *args: str, code: int = 0) -> Any:
+        """The one document on standard output."""
+        return json.loads(self(*args, code=code).stdout)
+
+    def runs(self) -> list[tuple[str, str, str]]:
+        """(workflow, state, reason) of every recorded run, oldest first."""
+        file = self.home / "record.sqlite"
+        if not file.exists():
+            return []
+        with sqlite3.connect(file) as base:
+            states = ("queued", "running", "cancelling", "succeeded", "failed", "cancelled")
+            rows = base.execute("SELECT workflow, state, reason FROM runs ORDER BY accepted_ms").fetchall()
+        base.close()
+        return [(workflow, states[state], reason) for workflow, state, reason in rows]
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything alive that inherited this test's mark."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("SKEP_TEST_MARK") == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> float:
+    """Waits for the condition; answers how long it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"not within {seconds} s"
+        time.sleep(0.01)
+    return time.monotonic() - start
+
+
+@pytest.fixture
+def skep(tmp_path: Path) -> Iterator[Skep]:
+    runner = Skep(tmp_path)
+    yield runner
+    for leftover in runner.processes():
+        leftover.kill()
+    for process in runner.started:
+        process.communicate()
+
+
+@pytest.fixture
+def wait() -> Callable[..., float]:
+    return until
