@@ -10,7 +10,7 @@ import pytest
 
 from skep.model.node import GpuInfo
 from skep.node import probe as module
-from skep.node.probe import GpuUse, Probe, Roots, capabilities, node_info, probe, sample
+from skep.node.probe import SLOTS, GpuUse, Probe, Roots, capabilities, node_info, probe, sample
 
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 GIB = 1024**3
@@ -187,9 +187,9 @@ def test_capabilities() -> None:
 def test_node_info() -> None:
     seen = Probe(3_500, 8 * GIB, 5, gpus=(GpuInfo("one", 2 * GIB, GIB), GpuInfo("two", GIB, GIB)))
     info = node_info("n1", seen, labels={"zone": "a"}, cpu_milli=1_000)
-    assert (info.id, info.slots, info.cpu_milli, info.vram) == ("n1", 4, 1_000, 3 * GIB)
+    assert (info.id, info.slots, info.cpu_milli, info.vram) == ("n1", SLOTS, 1_000, 3 * GIB)
     assert (info.memory, info.disk_free, info.labels) == (8 * GIB, 5, {"zone": "a"})
-    assert node_info("n2", Probe(100, 1, 1)).slots == 1
+    assert node_info("n2", Probe(100, 1, 1), slots=1).slots == 1
 
 
 def test_sample_within_a_cgroup(machine: Machine) -> None:

@@ -12,10 +12,7 @@ import typer
 from skep.errors import SpecError
 from skep.model.node import NodeInfo
 from skep.model.units import parse_bytes, parse_duration_ms, parse_priority
-from skep.node.probe import node_info
-
-SLOTS = 100
-"""Tasks that one local node runs at once; CPU is what really bounds them."""
+from skep.node.probe import node_info, probe
 
 
 def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:
@@ -69,7 +66,7 @@ def parse_urgency(text: str | None) -> int:
 
 def local_nodes(texts: Sequence[str]) -> list[NodeInfo]:
     """The nodes of `--node`, else one with all that this machine has. Raises BadParameter."""
-    probed = msgspec.structs.replace(node_info("local"), slots=SLOTS)
+    probed = node_info("local", probe())
     nodes = [_node(text, probed) for text in texts] or [probed]
     if twice := {node.id for node in nodes if sum(other.id == node.id for other in nodes) > 1}:
         raise typer.BadParameter(f"there are two nodes {', '.join(twice)}; give each a name of its own", param_hint="--node")

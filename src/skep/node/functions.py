@@ -122,7 +122,8 @@ def error_info(error: BaseException, skip_frames: int = 0) -> ErrorInfo:
         trace = trace.tb_next
     try:
         message = str(error)
-        text = "".join(traceback.format_exception(type(error), error, trace)) if trace is not None else ""
+        shown = trace is not None or error.__cause__ is not None
+        text = "".join(traceback.format_exception(type(error), error, trace)) if shown else ""
     except BaseException as broken:  # noqa: BLE001  user code: even its __str__ may raise
         message, text = f"(its text cannot be made: {type(broken).__name__})", ""
     kind = type(error)

@@ -10,7 +10,7 @@ import re
 import shutil
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import psutil
@@ -26,6 +26,10 @@ HIGH_MEMORY = 32 * 1024**3
 """Bytes from which a machine has the capability `high-memory`."""
 
 _UP, _LOOPBACK = 0x1, 0x8  # of a network interface's flags
+
+
+SLOTS: Final = 100
+"""Attempts at once on a node that says nothing else."""
 
 
 class Roots(msgspec.Struct, frozen=True):
@@ -107,11 +111,14 @@ def capabilities(seen: Probe) -> tuple[str, ...]:
 
 
 def node_info(id: str, seen: Probe, **overrides: Any) -> NodeInfo:
-    """The node as it registers: one slot a processor, unless `overrides` (fields of NodeInfo) say something else."""
+    """The node as it registers, unless `overrides` (fields of NodeInfo) say something else.
+
+    Slots bound the attempts at once; what needs processors (shell tasks, isolated functions) is bounded by its claim on them.
+    """
     info = NodeInfo(
         id=id,
         capabilities=capabilities(seen),
-        slots=max(1, round(seen.cpu_milli / 1000)),
+        slots=SLOTS,
         cpu_milli=seen.cpu_milli,
         memory=seen.memory,
         vram=sum(gpu.memory for gpu in seen.gpus),

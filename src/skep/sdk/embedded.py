@@ -10,7 +10,7 @@ from typing import Any
 from skep.config import data_home
 from skep.model.node import NodeInfo
 from skep.model.spec import WorkflowSpec
-from skep.node.probe import node_info
+from skep.node.probe import node_info, probe
 from skep.wiring import Embedded
 
 
@@ -39,7 +39,7 @@ async def run_workflow_async(
     timeout: float | None = None,
 ) -> Any:
     """`run_workflow` for callers on an event loop."""
-    async with Embedded(nodes or [node_info("local")], data=data_home(data)) as embedded:
+    async with Embedded(nodes or [node_info("local", probe())], data=data_home(data)) as embedded:
         run = await embedded.hub.runs.submit(spec, inputs)
         await embedded.hub.runs.wait(run, timeout)
         return await embedded.hub.runs.output(run)

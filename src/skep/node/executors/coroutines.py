@@ -32,7 +32,7 @@ class CoroutineThread:
         self._signalling = False
         self._calls: deque[float] = deque()
         """When the node called, for each call that was not yet heard."""
-        self._ending = self._left_behind = False
+        self._ending = self._cleaning = self._left_behind = False
         self.thread = threading.Thread(target=self._main, name="skep-coroutines", daemon=True)
         self.thread.start()
 
@@ -64,7 +64,7 @@ class CoroutineThread:
     def end(self) -> None:
         """Cancels what runs, and ends the thread."""
         self._ending = True
-        self._call(self._loop.stop)
+        self._call(self._stop)
 
     def _call(self, function: Result) -> None:
         self._calls.append(time.monotonic())
@@ -82,6 +82,7 @@ class CoroutineThread:
                 self._loop.run_forever()
             except BaseException:  # SystemExit and KeyboardInterrupt of tasks that user code made: they end only those
                 log.exception("a task that user code started ended the event loop of coroutine tasks; it goes on")
+        self._cleaning = True
         try:
             self._loop.run_until_complete(end_tasks(END_S))
         finally:
@@ -131,6 +132,10 @@ class CoroutineThread:
     def _end_if_idle(self) -> None:
         if self._left_behind and not self._tasks and not self.queue:
             self._ending = True
+            self._stop()
+
+    def _stop(self) -> None:
+        if not self._cleaning:
             self._loop.stop()
 
 

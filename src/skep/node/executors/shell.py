@@ -15,11 +15,12 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import signal
 import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import msgspec
@@ -364,12 +365,13 @@ class ShellExecutor:
         """The attempt's output. Raises Failed."""
         call, shell.mask = fill_secrets(shell.attempt.call, self._secrets)
         log = Log(self._host, shell.attempt, shell.mask, CAPTURE_BYTES + 1024)  # room for what is stripped
-        # What a command makes undeletable in there is the temporary folder's to keep.
-        with TemporaryDirectory(prefix="skep-", ignore_cleanup_errors=True) as folder:
-            try:
-                return await self._command(shell, call, log, Path(folder))
-            finally:
-                log.close()
+        folder = Path(mkdtemp(prefix="skep-"))
+        try:
+            return await self._command(shell, call, log, folder)
+        finally:
+            log.close()
+            # In a thread: the command may have filled it, and a removal can take milliseconds. What cannot be removed stays.
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _command(self, shell: _Shell, call: Call, log: Log, folder: Path) -> bytes:
         result = folder / "output.json"
