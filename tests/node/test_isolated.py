@@ -99,6 +99,28 @@ def path(): return sys.path
 '''
 
 
+NODE = '''
+import asyncio, sys
+from pathlib import Path
+from types import SimpleNamespace
+from skep.model.node import Call, Grant
+from skep.model.run import Token
+from skep.node.attempt import Attempt
+from skep.node.executors.isolated import IsolatedExecutor
+from skep.node.processes import Processes
+
+async def main():
+    async with Processes() as processes:
+        executor = IsolatedExecutor(processes, 1, Path(sys.argv[1]))
+        await executor.open(SimpleNamespace(write_log=lambda attempt, stream, data: print(data.decode(), end="", flush=True)))
+        call = Call("python", "tasks.py:deaf", isolation="process")
+        executor.start(Attempt(Grant("r", 0, "t", 1, Token(1, 1), b""), call, print))
+        await asyncio.Future()
+
+asyncio.run(main())
+'''
+
+
 class Bench:
     """The executor with its host, and a short way to call one function of TASKS."""
 
@@ -326,6 +348,26 @@ async def test_stop_reaches_the_whole_tree(run: Bench) -> None:
     assert (await trial.error()).type == "Timeout"
     assert time.monotonic() - began < 2
     assert not any(map(alive, pids))
+
+
+async def test_worker_ends_with_its_node(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = asyncio.subprocess.PIPE
+    node = await asyncio.create_subprocess_exec(sys.executable, "-c", NODE, str(tmp_path), env=env, stdout=pipe)
+    assert node.stdout is not None
+    said = b""
+    async with asyncio.timeout(10):
+        while said.count(b"\n") < 2:
+            said += await node.stdout.readline()
+        pids = [int(word) for word in said.replace(b"up", b"").split()]
+        assert all(map(alive, pids))
+        began = time.monotonic()
+        node.kill()
+        await node.wait()
+        while any(map(alive, pids)):  # noqa: ASYNC110 - they are nobody's children here
+            await asyncio.sleep(0.01)
+    assert time.monotonic() - began < 2
 
 
 async def test_stop_of_a_call_that_waits_for_the_node(run: Bench) -> None:

@@ -88,7 +88,7 @@ def probe(path: Path = Path(), roots: Roots = HERE) -> Probe:
 
 
 def sample(path: Path = Path(), roots: Roots = HERE) -> Sample:
-    """Takes well below a millisecond (with GPUs: some)."""
+    """Takes about a millisecond, with GPUs some more."""
     return Sample(
         cpu_percent=psutil.cpu_percent(),
         memory_used=_memory_used(roots),

@@ -64,6 +64,15 @@ class Claims:
                     return claim
         return None
 
+    @staticmethod
+    def merged(claims: Sequence[Claim]) -> tuple[Claim, ...]:
+        """Each key once: what is named twice adds up."""
+        units: dict[str, int] = {}
+        for claim in claims:
+            units[claim.key] = units.get(claim.key, 0) + claim.units
+        caps = {claim.key: claim.cap for claim in claims}
+        return tuple(Claim(key, count, caps[key]) for key, count in units.items())
+
     def take(self, claims: Sequence[Claim], lease: int) -> None:
         """Takes all of them for a lease; the caller has checked that they fit."""
         for claim in claims:

@@ -135,7 +135,7 @@ class LiveRun:
             return True
         if state == SKIPPED:
             return task in self.met_skips
-        return state == FAILED and self.shape.policies[task] == Policy.CONTINUE
+        return state == FAILED and self.policy(task) == Policy.CONTINUE
 
     def grow(self, family: Family) -> None:
         """Adds the family's children, all waiting."""
@@ -211,7 +211,7 @@ class LiveNodeState:
         """Takes all of what an attempt needs, or nothing and says False."""
         free = self.free
         for at, (resource, units) in enumerate(takes):
-            left = free.get(resource, 0) - units
+            left = free.get(resource, -1) - units
             if left < 0:
                 self.give_back(takes[:at])
                 return False

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 
 from skep.engine.memory.live import Asked, Lease, LiveNodeState
-from skep.engine.memory.state import DELAYED, FAILED, READY, RUNNING, SUCCEEDED, State
+from skep.engine.memory.state import DELAYED, FAILED, PARKED, READY, RUNNING, SUCCEEDED, State
 from skep.engine.protocol import (
     NOT_FOUND,
     OK,
@@ -223,8 +223,8 @@ class NodeVerbs(State):
             self.begin_cancel(run, "timeout")
             return True
         state = run.states[task]
-        if state >= SUCCEEDED or task in run.families:
-            return False
+        if state >= SUCCEEDED or (state == PARKED and task in run.families):
+            return False  # the children of a map have the same deadline, and end it
         if state == RUNNING:
             self.stop(self.leases[run.tokens[task]], "deadline")
             return True

@@ -44,7 +44,7 @@ from skep.engine.protocol import (
 )
 from skep.errors import NotFoundError
 from skep.model.node import Grant
-from skep.model.run import MAX_TASKS, Token
+from skep.model.run import MAX_TASKS, Claim, Token
 from skep.model.state import RunState
 
 
@@ -70,7 +70,7 @@ class TaskVerbs(State):
         for task in tasks:
             lease = self.leases.get(live.tokens[task]) if live.states[task] == RUNNING else None
             node = lease.node.info.id if lease else ""
-            met = task < live.size and live.met(task)
+            met = live.met(task)
             family = live.families.get(task)
             first, count = (family.first, family.count) if family else (-1, 0)
             found.append(LiveTask(task, live.states[task], live.attempts[task], node, met, first, count))
@@ -109,6 +109,7 @@ class TaskVerbs(State):
             return self._expand(run, item)
         assert type(item) is Park
         self.leave_waiting(run, task)
+        self._drop_children(run, task)
         run.version[task] += 1
         run.states[task] = PARKED
         self.emit("parked", run.id, task, reason=item.reason)
@@ -126,9 +127,12 @@ class TaskVerbs(State):
             return NO_FIT
         if not node.take(item.takes):
             return NO_FIT
-        if item.claims and not self._claim_all(run, item):
+        claims = item.claims if len(item.claims) < 2 else self.claims.merged(item.claims)
+        if claims and not self._claim_all(run, task, claims):
             node.give_back(item.takes)
             return WAITING
+        if task in run.families:
+            self._drop_children(run, task)
         attempt = run.attempts[task] + 1
         n = self.emit("granted", run.id, task, attempt=attempt, token=self.n + 1, token_epoch=self.epoch, node=item.node)
         run.attempts[task] = attempt
@@ -136,9 +140,9 @@ class TaskVerbs(State):
         run.version[task] += 1
         run.states[task] = RUNNING
         run.ended_by[task] = 0
-        lease = self.leases[n] = node.leases[n] = Lease(n, run, task, attempt, node, item.takes, item.claims)
-        if item.claims:
-            self.claims.take(item.claims, lease.n)
+        lease = self.leases[n] = node.leases[n] = Lease(n, run, task, attempt, node, item.takes, claims)
+        if claims:
+            self.claims.take(claims, lease.n)
             self.leave_waiting(run, task)
         failures = run.failures.get(task, 0)
         parent = run.base(task) if task >= run.size else -1
@@ -146,11 +150,10 @@ class TaskVerbs(State):
         self.stirred.add(f"node:{item.node}")
         return OK
 
-    def _claim_all(self, run: LiveRun, item: Start) -> bool:
+    def _claim_all(self, run: LiveRun, task: int, claims: tuple[Claim, ...]) -> bool:
         """Whether all claims fit; if not, the task goes to the list of the first that does not."""
-        task = item.task
         number, key = run.waiter.get(task, (0, ""))
-        blocked = self.claims.blocked(item.claims, number)
+        blocked = self.claims.blocked(claims, number)
         if blocked is None:
             return True
         number = number or self.claims.next_number()
@@ -191,9 +194,9 @@ class TaskVerbs(State):
             return WRONG_STATE
         family = run.families.get(task)
         if family is None or family.count != count:
-            self._drop_children(run, task)
             if len(run.states) + count > MAX_TASKS or self.live_tasks + count > MAX_TASKS:
                 return FULL
+            self._drop_children(run, task)
             family = Family(task, len(run.states), count, run.shape.windows[task])
             self.live_tasks += count
             run.grow(family)

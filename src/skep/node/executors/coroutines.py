@@ -9,8 +9,7 @@ import time
 from collections import deque
 from functools import partial
 
-from skep.model.node import ErrorInfo
-from skep.node.executors.job import Desk, Result, ThreadedJob
+from skep.node.executors.job import UNBEGUN, Desk, Result, ThreadedJob
 from skep.node.executors.threads import where
 
 log = logging.getLogger(__name__)
@@ -114,7 +113,7 @@ class CoroutineThread:
     def _hand_back(self, result: Result) -> None:
         """Whatever else ends in this pass of the loop goes along."""
         self._desk.hand_back(result, False)
-        if not self._signalling:
+        if not self._signalling and not self._loop.is_closed():
             self._signalling = True
             self._loop.call_soon(self._signal)
 
@@ -127,7 +126,7 @@ class CoroutineThread:
         if task is not None:
             task.cancel()
         else:
-            self._desk.hand_back(partial(job.attempt.fail, ErrorInfo("Cancelled", "stopped before it began")))
+            self._desk.hand_back(partial(job.attempt.fail, UNBEGUN))
 
     def _end_if_idle(self) -> None:
         if self._left_behind and not self._tasks and not self.queue:

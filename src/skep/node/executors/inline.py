@@ -12,7 +12,7 @@ from skep.errors import SkepError
 from skep.model.node import ErrorInfo
 from skep.node.attempt import Attempt, Host
 from skep.node.context import Port
-from skep.node.executors.job import Job, gone
+from skep.node.executors.job import UNBEGUN, Job, gone
 from skep.node.executors.shell import Failed
 from skep.node.functions import Function, error_info, find_function
 
@@ -51,7 +51,7 @@ class InlineExecutor:
         attempt.work = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: attempt.fail(ErrorInfo("Cancelled", "stopped before it began")))
+        task.add_done_callback(lambda _: attempt.fail(UNBEGUN))
 
     def stop(self, attempt: Attempt) -> None:
         if isinstance(attempt.work, asyncio.Task):

@@ -21,6 +21,8 @@ from skep.node.functions import Function, FunctionNotFound, ResultError, argumen
 Result = Callable[[], None]
 """What the node's loop does with what code on another thread has to say."""
 
+UNBEGUN = ErrorInfo("Cancelled", "stopped before it began")
+
 CROWD = 10_000
 """Results that wait for the node's loop: beyond this many, code that logs waits too."""
 PATIENCE_S = 0.5

@@ -21,7 +21,7 @@ from typing import Any
 from skep.model.node import ErrorInfo
 from skep.node.attempt import Attempt, Host
 from skep.node.executors.coroutines import STUCK_S, CoroutineThread
-from skep.node.executors.job import Result, ThreadedJob, gone
+from skep.node.executors.job import UNBEGUN, Result, ThreadedJob, gone
 from skep.node.executors.shell import Failed
 from skep.node.executors.threads import FunctionThread, FunctionThreads
 from skep.node.functions import error_info, is_coroutine_function, registry
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 1.0
 """Between a stop and giving up; and at close, for everything together."""
-UNBEGUN = ErrorInfo("Cancelled", "stopped before it began")
 
 
 class PythonExecutor:

@@ -23,7 +23,7 @@ from functools import partial
 from inspect import isawaitable
 
 from skep.node.context import TaskCancelled
-from skep.node.executors.job import Desk, Result, ThreadedJob
+from skep.node.executors.job import UNBEGUN, Desk, Result, ThreadedJob
 from skep.node.functions import CALLERS, ResultError, find_function, is_coroutine_function
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ class FunctionThreads:
 
     def close(self) -> None:
         """Ends the threads, each after its function."""
-        self.closed = True
+        with self.guard:
+            self.closed = True
         while self.idle:
             self.idle.pop().gate.release()
 
@@ -117,8 +118,7 @@ class FunctionThread:
             while not self._abandoned and (job := self._next()) is not None:
                 crew.go()
                 result = self._run(job)
-                if result is not None:
-                    crew.desk.hand_back(result, not crew.coming)
+                crew.desk.hand_back(result, not crew.coming)
         crew.desk.hand_back(partial(crew.desk.left, self))
 
     def _next(self) -> ThreadedJob | None:
@@ -137,13 +137,13 @@ class FunctionThread:
             except ValueError:
                 return None
 
-    def _run(self, job: ThreadedJob) -> Result | None:
-        """How the job ended; None when it was stopped before it began. In here TaskCancelled may come at any point."""
+    def _run(self, job: ThreadedJob) -> Result:
+        """How the job ended. In here TaskCancelled may come at any point."""
         result: Result | None = None
         try:
             try:
                 if not self._take(job):
-                    return None
+                    return partial(job.attempt.fail, UNBEGUN)
                 if job.function is None:
                     job.function = find_function(job.reference)
                     if is_coroutine_function(job.function):
@@ -159,7 +159,7 @@ class FunctionThread:
 
     def _take(self, job: ThreadedJob) -> bool:
         with self._crew.guard:
-            if job.attempt.stopped is not None:
+            if job.attempt.stopped is not None or self._crew.closed:
                 return False
             job.worker = self
             self._job = job
