@@ -50,13 +50,15 @@ class Skep:
         assert process.returncode == code, f"exit code {process.returncode}, expected {code}\n{out}\n{err}"
         return subprocess.CompletedProcess(args, code, out, err)
 
-    def start(self, *args: str, stderr: int = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
+    def start(
+        self, *args: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **env: str
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "skep", *args],
             cwd=self.folder,
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=stderr,
             text=True,
         )

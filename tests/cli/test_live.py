@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import termios
 from typing import Any
 
@@ -75,7 +76,7 @@ def watch(skep: Any, *args: str) -> tuple[str, str, int]:
     """Runs with standard error on a terminal. Answers the last picture, all that was written, and the exit code."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    process = skep.start(*args, stderr=theirs)
+    process = skep.start(*args, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
     chunks = []
     try:
@@ -84,7 +85,7 @@ def watch(skep: Any, *args: str) -> tuple[str, str, int]:
     except OSError:  # the other end is closed
         pass
     os.close(ours)
-    process.communicate(timeout=20)
+    process.wait(timeout=20)
     data = b"".join(chunks).decode()
     terminal = Terminal()
     terminal.feed(data)

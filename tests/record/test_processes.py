@@ -41,7 +41,7 @@ async def check_prefix(path: Path, engine: str) -> int:
     for event in told:
         if event.kind == "succeeded":
             event.output = b"1"  # stands in the task's row only
-    transcribe._write(tx, EPOCH, told)
+    transcribe._write(tx, engine, EPOCH, told)
     assert tasks(tx, run) == stored
     tx.close()
     return row.mark
@@ -78,6 +78,6 @@ async def test_of_two_transcribers_one_is_told_to_read_again(tmp_path: Path) -> 
     await two.transcribe("e1", EPOCH, 0, events)
     with pytest.raises(StaleEpochError):
         await one.transcribe("e1", EPOCH, 0, events)
-    assert len(await one.events("", Token(0, 0), 9)) == 1
+    assert len(await one.events("e1", Token(0, 0), 9)) == 1
     await one.close()
     await two.close()

@@ -11,7 +11,7 @@ from skep.errors import RecordError, StaleEpochError
 from skep.model.event import Event
 from skep.model.run import Token
 from skep.model.state import RunState, TaskState
-from skep.record.protocol import Expansion
+from skep.record.protocol import EngineRow, Expansion
 from skep.record.sql import SqlRecord
 
 EPOCH = 1_750_000_000
@@ -83,7 +83,7 @@ async def test_events_are_read_back_in_order_without_outputs(ready_record: SqlRe
     assert [event.n for _, event in await ready_record.events("r1", Token(EPOCH, 2), 100)] == [3, 5]
     assert [event.n for _, event in await ready_record.events("r1", Token(EPOCH, 2), 1)] == [3]
     assert await ready_record.events("r1", Token(EPOCH + 1, 0), 100) == []
-    assert [event.node for _, event in await ready_record.events("", Token(0, 0), 9)] == ["n1"]
+    assert [event.node for _, event in await ready_record.events("e1", Token(0, 0), 9)] == ["n1"]
 
 
 async def test_the_mark_moves_by_compare_and_set(ready_record: SqlRecord, story: Any) -> None:
@@ -179,3 +179,14 @@ async def test_a_lost_attempt_without_an_event_shows_as_lost(ready_record: SqlRe
     await ready_record.transcribe("e1", EPOCH, *story.take())
     attempts = await ready_record.attempts("r1")
     assert [[a.state for a in attempts[task]] for task in (0, 1, 2)] == [["lost", "running"], ["lost"], ["lost"]]
+
+
+async def test_two_engines_of_one_epoch_keep_the_events_of_their_nodes_apart(ready_record: SqlRecord) -> None:
+    assert await ready_record.open_engine(EngineRow("e2", EPOCH, 0, "p", True), after_epoch=0)
+    for engine in ("e1", "e2"):
+        await ready_record.transcribe(engine, EPOCH, 0, [Event(n=1, at_ms=1, kind="registered", node=f"node of {engine}")])
+    for engine in ("e1", "e2"):
+        assert [event.node for _, event in await ready_record.events(engine, Token(0, 0), 9)] == [f"node of {engine}"]
+    assert (await ready_record.stats())["rejected_events"] == 0
+    await ready_record.abandon("e2", 1)
+    assert await ready_record.events("e2", Token(0, 0), 9) == [], "what is forgotten leaves nothing behind"

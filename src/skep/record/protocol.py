@@ -203,7 +203,8 @@ class Record(Protocol):
         ...
 
     async def events(self, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:
-        """Events of a run above `after` in order, each with its (epoch, n); run '' has the events of nodes.
+        """Events of a run above `after` in order, each with its (epoch, n). Under an engine's id are the
+        events of its nodes.
         Outputs are left out: they stand in the task's row."""
         ...
 

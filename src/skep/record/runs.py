@@ -62,6 +62,7 @@ def abandon(tx: Transaction, name: str, now_ms: int) -> int:
             tx.run(sql, now_ms, id)
             sql = "UPDATE runs SET state = ?, reason = 'abandoned', finished_ms = ? WHERE id = ?"
             tx.run(sql, int(RunState.FAILED), now_ms, id)
+        tx.run("DELETE FROM events WHERE run_id = ?", name)
         tx.run("DELETE FROM engines WHERE id = ?", name)
     return len(unfinished)
 

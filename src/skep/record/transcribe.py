@@ -78,7 +78,7 @@ def _apply(tx: Transaction, engine: str, epoch: int, after: int, events: Sequenc
     """Writes a batch; one that fails for what it holds is cut in halves until the bad event stands alone in `rejected`."""
     try:
         with tx.savepoint():
-            _write(tx, epoch, events)
+            _write(tx, engine, epoch, events)
     except Exception as error:
         if tx.dialect.trouble(error) is not Trouble.DATA:
             raise
@@ -97,12 +97,13 @@ def _reject(tx: Transaction, engine: str, epoch: int, n: int, event: Event, erro
     tx.run("INSERT INTO rejected (engine, epoch, n, error, event) VALUES (?, ?, ?, ?, ?)", engine, epoch, n, text, body)
 
 
-def _write(tx: Transaction, epoch: int, events: Sequence[Event]) -> None:
+def _write(tx: Transaction, engine: str, epoch: int, events: Sequence[Event]) -> None:
+    """Events of no run are the engine's own, under its id: several engines share a record, and perhaps an epoch."""
     changes = fold(epoch, events)
     tx.many(
         _CHUNKS,
         [
-            (run, epoch, chunk[0].n, chunk[-1].n, len(chunk), chunk[-1].at_ms, _ENCODER.encode(chunk))
+            (run or engine, epoch, chunk[0].n, chunk[-1].n, len(chunk), chunk[-1].at_ms, _ENCODER.encode(chunk))
             for run, chunk in changes.chunks.items()
         ],
     )
