@@ -85,7 +85,7 @@ class Embedded:
         """Raises RecordError when the data directory cannot be used."""
         if self._data is not None:
             _make_private(self._data)
-            self._lock = _lock(self._lock_file(self._id))
+            self._lock = _try_lock(self._lock_file(self._id))
         try:
             await self.record.open()
             await self._sweep_abandoned()
@@ -143,23 +143,26 @@ class Embedded:
         return [python, shell, IsolatedExecutor(self._processes, max(info.cpu_milli // 1000, 1), self._base, self._secrets)]
 
     async def close(self) -> None:
-        """Stops the nodes, records what they still had to say, stops the loops."""
-        for node in self.nodes:
-            await node.close()
-        if self._processes is not None:
-            await self._processes.close()
-        for loop in reversed(self._loops):
-            await loop.stop()
-        for loop in self._loops[:1]:
-            while await loop.run_once():
-                pass
-        if self._loops:
-            await self.record.abandon(self._id, self._clock.now_ms())
-        await self.record.close()
-        if self._lock is not None:
-            Path(self._lock.name).unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
+        """Stops the nodes, records what they still had to say, stops the loops. Harmless when repeated."""
+        nodes, self.nodes = self.nodes, []
+        loops, self._loops = self._loops, []
+        try:
+            for node in nodes:
+                await node.close()
+            if self._processes is not None:
+                await self._processes.close()
+            for loop in reversed(loops):
+                await loop.stop()
+            for loop in loops[:1]:
+                while await loop.run_once():
+                    pass
+            if loops:
+                await self.record.abandon(self._id, self._clock.now_ms())
+        finally:
+            await self.record.close()
+            if self._lock is not None:
+                _unlock(self._lock)
+                self._lock = None
 
     async def __aenter__(self) -> Embedded:
         return await self.open()
@@ -179,36 +182,44 @@ class Embedded:
         if self._data is None:
             return
         for engine in await self.record.embedded_engines():
-            path = self._lock_file(engine)
-            lock = _try_lock(path)
+            lock = _try_lock(self._lock_file(engine))
             if lock is not None:
                 runs = await self.record.abandon(engine, self._clock.now_ms())
                 if runs:
                     log.warning("%d unfinished runs of an earlier process were ended as failed (abandoned)", runs)
-                path.unlink(missing_ok=True)
-                lock.close()
+                _unlock(lock)
 
 
 def _make_private(folder: Path) -> None:
-    """The data directory, readable by its owner only: it holds inputs and outputs."""
+    """The data directory, readable by its owner only: it holds inputs and outputs. Raises RecordError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "engines").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise RecordError(
-            f"the data directory {folder} cannot be made: {error}. Choose another with --data or SKEP_HOME"
-        ) from None
-
-
-def _lock(path: Path) -> IO[str]:
-    lock = path.open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return lock
+        raise _unusable(folder, error) from None
 
 
 def _try_lock(path: Path) -> IO[str] | None:
-    """The lock, when nobody holds it."""
+    """The lock, when nobody holds it. Raises RecordError."""
     try:
-        return _lock(path)
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            lock.close()
+            raise
     except BlockingIOError:
         return None
+    except OSError as error:
+        raise _unusable(path.parent.parent, error) from None
+    return lock
+
+
+def _unlock(lock: IO[str]) -> None:
+    """Frees the lock and removes its file."""
+    Path(lock.name).unlink(missing_ok=True)
+    lock.close()
+
+
+def _unusable(folder: Path, error: OSError) -> RecordError:
+    return RecordError(f"the data directory {folder} cannot be used: {error}. Choose another with --data or SKEP_HOME")

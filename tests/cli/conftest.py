@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +45,18 @@ class Skep:
 
     def __call__(self, *args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Runs it to the end and checks its exit code."""
-        process = self.start(*args, **env)
+        process = self.start(*args, env=env)
         out, err = process.communicate(timeout=50)
         assert process.returncode == code, f"exit code {process.returncode}, expected {code}\n{out}\n{err}"
         return subprocess.CompletedProcess(args, code, out, err)
 
     def start(
-        self, *args: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **env: str
+        self, *args: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "skep", *args],
             cwd=self.folder,
-            env={**self.env, **env},
+            env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

@@ -23,11 +23,11 @@ FLOW = """
 name: gate
 tasks:
   find: {run: "echo '[1, 2, 3]' > $SKEP_OUTPUT"}
-  test: {run: "echo testing ${{ item }}", map: "${{ tasks.find.output }}"}
+  test: {run: "touch t${{ item }}", map: "${{ tasks.find.output }}"}
   lint: {run: "echo fine"}
-  build: {needs: [lint], run: "exit 3"}
+  build: {needs: [lint], run: "until [ -e t1 -a -e t2 -a -e t3 -a -e n ]; do sleep 0.01; done; exit 3"}
   ship: {needs: [build], run: "true"}
-  noop_1: {run: "true"}
+  noop_1: {run: "touch n"}
 """
 
 
@@ -106,7 +106,7 @@ def test_the_last_picture_is_the_tree_of_the_run(skep: Any) -> None:
         r"   ╰─ ✓ test\[2\]  local   +\S+",
         r"✓ lint           local   +\S+",
         r"╰─ ✗ build       local   +\S+     ExitCode: exit code 3",
-        r"   ╰─ – ship +upstream",
+        r"   ╰─ – ship +run failed",
         r"✓ noop_1         local   +\S+",
         r"━{40}  8/8  1 failed  1 skipped",
     ]

@@ -26,7 +26,7 @@ def terminal(tmp_path: Path) -> Terminal:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("SKEP_", "COV_"))},
         "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        "PYTHONPATH": os.environ.get("PYTHONPATH") or str(Path(skep.__file__).parents[1]),
+        "PYTHONPATH": str(Path(skep.__file__).parents[1]),
         "SKEP_HOME": str(tmp_path / ".data"),
     }
 

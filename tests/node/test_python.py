@@ -226,7 +226,7 @@ async def test_whatever_is_raised_is_the_attempts_failure(
         raise kind("no more")
 
     error = await trial(executor, Call("python", task(colours(fail)[colour]))).error()
-    told = {TaskCancelled: "Cancelled"}.get(kind, kind.__name__)
+    told = "Cancelled" if kind is TaskCancelled else kind.__name__
     assert error.type == (told if not (colour and kind is StopIteration) else "RuntimeError")
     assert "in fail" in error.traceback
     assert "skep/node" not in error.traceback
@@ -551,11 +551,8 @@ async def test_a_coroutine_that_blocks_its_loop(
     await gone(old)
 
 
-async def test_stops_at_any_moment_hit_nobody_else(
-    executor: PythonExecutor, trial: Any, task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stops_at_any_moment_hit_nobody_else(executor: PythonExecutor, trial: Any, task: Task) -> None:
     """Functions that end at about the moment at which they are stopped: no thread dies, no outcome is lost or doubled."""
-    monkeypatch.setattr(sys, "getswitchinterval", sys.getswitchinterval)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
@@ -725,7 +722,7 @@ async def test_close_does_not_wait_for_ever(host: Any, trial: Any, task: Task, g
     trial(executor, Call("python", task(block)))
     await gate.arrival()
     await inner.arrival()
-    stuck = [worker.thread for worker in (*executor._functions.threads, *executor._loops())]
+    stuck = [thread.thread for thread in executor._functions.threads] + [one.thread for one in executor._loops()]
     async with asyncio.timeout(LIMIT_S):
         await executor.close()
     gate.open()

@@ -9,14 +9,14 @@ from typing import Final
 
 import msgspec
 
-from skep.cli.rows import FAILED, RUNNING, SUCCEEDED, WAITING, Row, Tree
+from skep.cli.rows import FAILED, PARKED, RUNNING, SUCCEEDED, WAITING, Row, Tree
 from skep.cli.screen import plain
 from skep.flow.plan import Plan
 from skep.model.event import Event
 from skep.model.node import ErrorInfo, LogChunk, Progress
 from skep.model.state import RunState, TaskState
 
-DELAYED, READY, PARKED = int(TaskState.DELAYED), int(TaskState.READY), int(TaskState.PARKED)
+DELAYED, READY, SKIPPED = int(TaskState.DELAYED), int(TaskState.READY), int(TaskState.SKIPPED)
 ENDS: Final = {state.label: int(state) for state in TaskState if state.ended}
 RECENT: Final = 100
 """Ended rows to remember."""
@@ -119,7 +119,7 @@ class Board:
             elif row.ended < row.size:
                 continue
             row.ended_ms = event.started_ms + event.ran_ms if event.started_ms else event.at_ms
-            row.trouble = _trouble(event) if state != SUCCEEDED else ""
+            row.trouble = _trouble(event) if state in (FAILED, SKIPPED) else ""
             self.active.pop(row, None)
             self.recent.append(row)
 

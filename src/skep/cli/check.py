@@ -73,7 +73,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "critical_path_ms": sum(estimates[task] for task in path),
         "work_ms": sum(estimates),
         "classes": [
-            {"executor": wanted.executor, "needs": _describe(wanted), "tasks": count} for wanted, count in classes.items()
+            {"executor": wanted.executor, "requires": _describe(wanted), "tasks": count} for wanted, count in classes.items()
         ],
         "inputs": spec.inputs or {},
         "required": list(spec.required),

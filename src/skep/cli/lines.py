@@ -55,7 +55,7 @@ class Lines:
                 self._maps.append((event.first, event.count, event.task))
             elif kind == "loaded":
                 self._started_ms = event.at_ms
-            elif kind == "cancelling":
+            elif kind == "cancelling" and event.reason != "interrupted":  # that was said when it was asked for
                 lines.append(f"{'':>8}  cancelling: {event.reason.replace('_', ' ')}")
         self._write(lines)
 
@@ -111,6 +111,8 @@ class Lines:
 
 
 def _why(event: Event) -> str:
+    if event.kind == "cancelled":
+        return ""
     if event.error:
         error = _error(event.error)
         message = plain(error.message.partition("\n")[0])[:200]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final, TextIO
 
-from skep.cli.board import PARKED, Board
-from skep.cli.rows import FAILED, RUNNING, SUCCEEDED, WAITING, Row
+from skep.cli.board import Board
+from skep.cli.rows import FAILED, PARKED, RUNNING, SUCCEEDED, WAITING, Row
 from skep.cli.screen import Line, Region, Span, bar, cut, fit, plain
 from skep.clock import Clock
 from skep.flow.plan import Plan
@@ -23,6 +23,7 @@ SIGNS: Final = ("○", "◷", "○", "●", "◌", "✓", "✗", "■", "–")
 COLORS: Final = ("dim", "yellow", "dim", "cyan", "cyan", "green", "red", "yellow", "dim")
 WORDS: Final = tuple(state.label for state in TaskState)
 BAR: Final = 20
+CANCELLED: Final = int(TaskState.CANCELLED)
 
 
 class Live:
@@ -110,9 +111,15 @@ def _choose(board: Board, room: int) -> tuple[list[Row], int]:
             if len(chosen) >= room:
                 break
             chosen[row] = None
-    place = {row: at for at, row in enumerate(order)} if len(order) < 2_000 else {}
-    shown = sorted(chosen, key=lambda row: place[row] if place else (row.shown < SUCCEEDED, row.since_ms, row.task))
+    shown = sorted(chosen, key=_age)
     return shown, len(order) - len(shown)
+
+
+def _age(row: Row) -> tuple[int, int, int]:
+    """Failures first, then what has ended, what runs, and what comes."""
+    state = row.shown
+    group = 0 if state == FAILED else 1 if state >= SUCCEEDED else 2 if row.since_ms else 3
+    return group, row.ended_ms if group < 2 else row.since_ms, row.task
 
 
 def _head(board: Board, now_ms: int) -> Line:
@@ -124,7 +131,7 @@ def _head(board: Board, now_ms: int) -> Line:
 
 def _foot(board: Board, columns: int) -> Line:
     total, ended = board.total, board.ended
-    style = "red" if board.counts[FAILED] else "green"
+    style = "red" if board.counts[FAILED] else "yellow" if board.counts[CANCELLED] else "green"
     numbers = f"  {ended:,}/{total:,}"
     return [*bar(ended / max(total, 1), max(min(columns - 50, 40), 10), style), (numbers, "bold"), *counts(board.counts)]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import unicodedata
 from collections.abc import Sequence
 from typing import Final, TextIO, TypeAlias
@@ -97,7 +97,10 @@ class Region:
     @property
     def size(self) -> tuple[int, int]:
         """Columns and lines."""
-        return shutil.get_terminal_size()
+        try:
+            return os.get_terminal_size(self._file.fileno())
+        except OSError:
+            return 80, 24
 
     def draw(self, lines: Sequence[Line], above: Sequence[Line] = ()) -> None:
         """Writes all of it at once, without flicker where the terminal can do that. A line never wraps."""

@@ -86,7 +86,7 @@ class Node:
     async def close(self) -> None:
         """Stops what runs, reports it and leaves. Whatever fails on the way is logged: the server hears of it by itself."""
         self._unlisten()
-        await self._taking.stop()
+        await self._quietly(self._taking.stop())
         for attempt in tuple(self._attempts.values()):
             self._stop(attempt, CANCEL)
         for executor in self._executors.values():
@@ -95,8 +95,8 @@ class Node:
             attempt.fail(ErrorInfo("Cancelled", "the node was closed"))
         if self._timer is not None:
             self._timer.cancel()
-        await self._reporting.stop()
-        await self._logging.stop()
+        await self._quietly(self._reporting.stop())
+        await self._quietly(self._logging.stop())
         for _ in range(LAST_TRIES):
             if self._outcomes:
                 await self._quietly(self._report())

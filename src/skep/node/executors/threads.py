@@ -42,26 +42,37 @@ class FunctionThreads:
         """A thread was woken and has not yet begun to work."""
         self.closed = False
         self._size = size
+        self._waking = threading.Lock()
         self.threads: set[FunctionThread] = set()
 
     def go(self) -> None:
-        """Sees to it that someone works on what is queued."""
-        if not self.queue or self.coming or self.closed:
+        """Sees to it that someone works on what is queued. From any thread."""
+        if not self.queue or self.coming or self.closed or not self._waking.acquire(blocking=False):
             return
         try:
-            thread = self.idle.pop()
+            thread = self._idle_or_new()
+            if thread is not None:
+                self.coming = True
+                thread.gate.release()
+        finally:
+            self._waking.release()
+
+    def _idle_or_new(self) -> FunctionThread | None:
+        """None when all are there and busy: each of them looks into the queue again before it rests."""
+        try:
+            return self.idle.pop()
         except IndexError:
-            if len(self.threads) >= self._size:
-                return  # each of them looks into the queue again before it rests
-            thread = FunctionThread(self)
-            try:
-                thread.thread.start()
-            except RuntimeError as error:
-                log.warning("no further thread for Python tasks: %s", error)
-                return
-            self.threads.add(thread)
-        self.coming = True
-        thread.gate.release()
+            pass
+        if len(self.threads) >= self._size:
+            return None
+        thread = FunctionThread(self)
+        try:
+            thread.thread.start()
+        except RuntimeError as error:
+            log.warning("no further thread for Python tasks: %s", error)
+            return None
+        self.threads.add(thread)
+        return thread
 
     def close(self) -> None:
         """Ends the threads, each after its function."""

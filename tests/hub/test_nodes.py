@@ -1,0 +1,136 @@
+"""Nodes: how they join, take, report, and what the code of their tasks may ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from skep.engine.protocol import OK, REFUSED, SUPERSEDED, WAITING
+from skep.errors import ConflictError, SupersededError
+from skep.model.node import ErrorInfo, Grant, LockGrant, LogChunk, NodeInfo, Outcome, Progress
+from skep.testing.stage import HOLD, Failed, ScriptedNode, Stage
+
+RUN: dict[str, Any] = {"run": "true"}
+
+
+async def held(stage: Stage, *names: str, **task: Any) -> tuple[ScriptedNode, list[Grant]]:
+    """A node on which tasks of these names are under way."""
+    node = await stage.node(script=dict.fromkeys(names, HOLD))
+    await stage.submit(dict.fromkeys(names, RUN | task))
+    await stage.go()
+    return node, [node.held[name] for name in names]
+
+
+def outcome(grant: Grant, result: str = "succeeded", **given: Any) -> Outcome:
+    return Outcome(grant.run, grant.task, grant.token, grant.attempt, result, **given)
+
+
+async def test_an_older_incarnation_is_refused(stage: Stage) -> None:
+    nodes = stage.hub.nodes
+    assert await nodes.register(NodeInfo("n", 2), beats=True) == OK
+    assert await nodes.register(NodeInfo("n", 2), beats=True) == OK
+    assert await nodes.register(NodeInfo("n", 1), beats=True) == REFUSED
+
+
+async def test_a_node_is_called_when_there_is_something_to_take(stage: Stage) -> None:
+    calls: list[str] = []
+    stop = stage.hub.nodes.listen("n", lambda: calls.append("n"))
+    await stage.node()
+    await stage.submit({"a": RUN})
+    await stage.pass_(stage.load, stage.place)
+    assert calls == ["n"]
+    stop()
+    await stage.go()
+    assert calls == ["n"]
+
+
+async def test_outcomes_are_answered_in_their_order(stage: Stage) -> None:
+    _, (a, b, c) = await held(stage, "a", "b", "c")
+    stale = msgspec.structs.replace(outcome(a), token=a.token._replace(n=999))
+    reported = [outcome(b, "failed", error=ErrorInfo("X", "")), stale, outcome(a), outcome(c, "snoozed", delay_ms=5)]
+    assert await stage.hub.nodes.report(reported) == [OK, SUPERSEDED, OK, OK]
+    assert await stage.hub.nodes.report(reported) == [OK, SUPERSEDED, OK, OK], "a repeat gets the first answer"
+
+
+async def test_a_cancelled_attempt_is_not_tried_again(stage: Stage) -> None:
+    _, (a,) = await held(stage, "a", retries=3)
+    assert await stage.hub.nodes.report([outcome(a, "cancelled", error=ErrorInfo("Cancelled", "by hand"))]) == [OK]
+    await stage.go(60_000)
+    assert await stage.states(a.run) == {"a": "cancelled"}
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("Timeout", "timeout"), ("Deadline", "deadline"), ("ValueError", "")])
+async def test_the_reason_of_a_failure_is_recorded(stage: Stage, kind: str, reason: str) -> None:
+    await stage.node(script={"a": Failed(kind)})
+    view = await stage.run({"a": RUN})
+    assert (view.tasks[0].state, view.tasks[0].reason or "") == ("failed", reason)
+
+
+async def test_a_timeout_may_be_tried_again_and_a_deadline_may_not(stage: Stage) -> None:
+    node = await stage.node(script={"a": Failed("Timeout"), "b": Failed("Deadline")})
+    retries = {"limit": 2, "delay": 0}
+    await stage.submit({name: RUN | {"retries": retries, "on_failure": "continue"} for name in ("a", "b")})
+    await stage.go()
+    await stage.go(10)
+    assert sorted(node.started) == ["a", "a", "a", "b"]
+
+
+async def test_checkpoints_outlive_the_attempt_and_are_fenced(stage: Stage) -> None:
+    node, (first,) = await held(stage, "a", retries={"limit": 1, "delay": 0})
+    nodes = stage.hub.nodes
+    where = (first.run, first.task)
+    assert await nodes.load_checkpoint(*where, first.token) is None
+    await nodes.save_checkpoint(*where, first.token, b"half")
+    await node.finish("a", Failed())
+    await stage.go()
+    second = node.held["a"]
+    assert await nodes.load_checkpoint(*where, second.token) == b"half"
+    with pytest.raises(SupersededError):
+        await nodes.save_checkpoint(*where, first.token, b"late")
+
+
+async def test_shared_state_is_of_the_namespace_and_compared_before_it_is_set(stage: Stage) -> None:
+    nodes = stage.hub.nodes
+    _, (a, b) = await held(stage, "a", "b")
+    assert await nodes.get_state(a.run, a.task, a.token, "k") is None
+    assert await nodes.put_state(a.run, a.task, a.token, "k", b"1", 0, 0) == 1
+    assert await nodes.get_state(b.run, b.task, b.token, "k") == (b"1", 1)
+    with pytest.raises(ConflictError):
+        await nodes.put_state(b.run, b.task, b.token, "k", b"2", 0, 0)
+    assert await nodes.put_state(b.run, b.task, b.token, "k", b"2", 50, 1) == 2
+    stage.clock.advance(51)
+    assert await nodes.get_state(a.run, a.task, a.token, "k") is None
+
+
+async def test_a_lock_inside_a_task_is_the_same_as_a_lock_of_a_task(stage: Stage) -> None:
+    nodes = stage.hub.nodes
+    node, (a, b) = await held(stage, "a", "b")
+    ask: dict[str, Any] = {"units": 1_000_000, "hold_ms": 60_000, "wait": True}
+    assert await nodes.claim(a.run, a.task, a.token, "db", **ask) == OK
+    assert await nodes.claim(b.run, b.task, b.token, "db", **ask) == WAITING
+    await stage.submit({"c": RUN | {"locks": ["db"]}})
+    await stage.go()
+    assert "c" not in node.started
+    await nodes.release(a.run, a.token, "db")
+    entries = await nodes.take("n", 1, node._seen, 10)
+    assert [entry.entry for entry in entries] == [LockGrant(b.token, "lock:default:db")]
+    await node.finish("b")
+    await stage.go()
+    assert "c" in node.started
+    assert await nodes.claim(b.run, b.task, b.token, "db", **ask) == SUPERSEDED
+
+
+async def test_logs_are_kept_before_they_are_told_and_progress_is_told_alone(stage: Stage) -> None:
+    nodes = stage.hub.nodes
+    _, (a,) = await held(stage, "a")
+    told: list[Any] = []
+    nodes.on_log = told.extend
+    nodes.on_progress = told.extend
+    chunk = LogChunk(a.run, a.task, 1, "out", 0, 5, b"hello\n")
+    step = Progress(a.run, a.task, 1, 1.0, 2.0)
+    await nodes.log([chunk])
+    await nodes.progress([step])
+    assert told == [chunk, step]
+    assert await stage.record.logs(a.run, a.task) == [chunk]
