@@ -216,6 +216,7 @@ ERROR_TYPES = {
     "Secrets": "The node lacks a secret. Never tried again.",
     "Signal": "The command was ended by a signal; `signal` has its number.",
     "SpawnError": "The command could not be started.",
+    "Stub": "Only in `skep.testing.run`: a command for which the test has no stub.",
     "Timeout": "The attempt's `timeout` was over.",
     "WorkerDied": "The worker process of an isolated function ended before the function did.",
 }
@@ -376,7 +377,7 @@ LIMITS: Sequence[tuple[str, str, Callable[[Any], str], str]] = (
     ("skep.node.executors.python", "GRACE_S", _seconds, "For a function that is stopped, until it is left behind."),
     ("skep.node.executors.isolated", "RECYCLE_AFTER", _count, "Attempts after which a worker process is replaced."),
     ("skep.node.executors.shell", "MIN_SECRET", _count, "Characters below which a secret is not masked."),
-    ("skep.cli.options", "SLOTS", _count, "Tasks that one local node runs at once, where `--node` does not say."),
+    ("skep.node.probe", "SLOTS", _count, "Tasks that one local node runs at once, where `--node` does not say."),
     ("skep.engine.protocol", "RELEASE_LIMIT", _count, "Tasks released in one step of the engine; the rest follows in the next."),
     ("skep.upkeep.place", "BACKLOG", _count, "Unrecorded events beyond which nothing more starts."),
     ("skep.record.prune", "ORPHAN_MS", _ms, "How long an artifact without a run is kept."),

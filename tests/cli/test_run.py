@@ -223,7 +223,7 @@ def test_a_data_directory_that_cannot_be_made_is_said(skep: Any) -> None:
     skep.file("flow.yaml", "name: one\ntasks:\n  hello: {run: echo hi}\n")
     skep.file("taken", "")
     done = skep("run", "flow.yaml", "--data", "taken", code=1)
-    assert "cannot be made" in done.stderr
+    assert "the data directory" in done.stderr
 
 
 def test_a_fault_of_our_own_is_a_short_message(skep: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from skep.hub.feed import Feed
 from skep.model.event import Event
@@ -11,7 +12,8 @@ END = Event(1, 5, "ended", "r", state=3)
 
 
 async def test_listeners_hear_every_batch_until_they_stop() -> None:
-    feed, heard = Feed(), []
+    feed = Feed()
+    heard: list[Sequence[Event]] = []
     stop = feed.subscribe(heard.append)
     feed.publish([END])
     stop()
@@ -20,7 +22,8 @@ async def test_listeners_hear_every_batch_until_they_stop() -> None:
 
 
 async def test_a_listener_may_stop_while_it_is_told() -> None:
-    feed, heard = Feed(), []
+    feed = Feed()
+    heard: list[Sequence[Event]] = []
     stop = feed.subscribe(lambda events: stop())
     feed.subscribe(heard.append)
     feed.publish([END])
@@ -32,7 +35,7 @@ async def test_the_end_of_a_run_wakes_all_who_wait_for_it_and_nobody_else() -> N
     feed = Feed()
     first, second, other = feed.end_of("r"), feed.end_of("r"), feed.end_of("other")
     feed.publish([Event(1, 5, "granted", "r"), END])
-    assert await asyncio.gather(first, second) == [END, END]
+    assert (await first, await second) == (END, END)
     assert not other.done()
     other.cancel()
     await asyncio.wait([other])

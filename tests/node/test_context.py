@@ -196,6 +196,7 @@ async def third():
     assert view.output == {"a": None, "b": None, "c": None}
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")  # where it may be lost
 async def test_a_task_that_waits_for_a_lock_can_be_stopped(stage: Stage) -> None:
     stage.file.write_text(
         stage.file.read_text()

@@ -147,7 +147,7 @@ async def run(host: Any, trial: Any, opened: Processes, tmp_path: Path) -> Async
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second when it goes while it is being read
         return False
 
 

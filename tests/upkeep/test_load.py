@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from skep.engine.protocol import OK, RunCommand
-from skep.testing.stage import HOLD, Stage, counted, workflow
+from skep.testing.stage import HOLD, Failed, Stage, counted, workflow
 from skep.upkeep import load
 
 RUN: dict[str, Any] = {"run": "true"}
@@ -137,3 +137,19 @@ async def test_a_plan_is_compiled_once_for_all_runs_of_a_definition(stage: Stage
     rows = [await stage.record.run(run) for run in runs]
     assert len({row.digest for row in rows}) == 1
     assert await stage.catalog.plan(rows[0].digest) is stage.hub.runs.plan(spec)
+
+
+async def test_a_retry_that_does_not_fit_now_is_applied_later(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skep.engine.memory.runs.MAX_TASKS", 10)
+    node = await stage.node(script={"bad": Failed(), "a": HOLD})
+    run = await stage.submit({"bad": RUN, "b": RUN | {"needs": ["bad"]}})
+    await stage.go()
+    await stage.submit({"a": RUN} | {f"t{at}": RUN for at in range(8)})
+    await stage.go()
+    node.script = {}
+    await stage.hub.runs.retry(run)
+    await stage.go(1_000)
+    assert await stage.end(run) == ("queued", None)
+    await node.finish("a")
+    await stage.go(1_000)
+    assert await stage.end(run) == ("succeeded", None)

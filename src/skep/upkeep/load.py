@@ -101,8 +101,11 @@ class LoadLoop(Loop):
             await self._engine.open([row.id for row in opened])
 
     async def _apply(self, commands: Sequence[Command]) -> None:
+        later: set[str] = set()  # not there yet, or not fitting now: their commands wait in order for the next scan
         for command in commands:
-            if await self._tell(command) != NOT_FOUND:
+            if command.run in later or await self._tell(command) in (NOT_FOUND, FULL):
+                later.add(command.run)
+            else:
                 self._commands[command.run] = command.number
 
     async def apply(self, command: Command) -> None:

@@ -6,8 +6,9 @@ So a burst of short functions is run by one or two threads, in one go; where a f
 it began goes on with the rest. That thread also tells the node of results, should the first one not get round to it: while one
 is on its way, a result needs no wake-up of its own.
 
-A function is stopped by TaskCancelled, raised in its thread from outside (at most once for each attempt). It may come when the
-function has just ended and the thread is in the code below: `_run` takes it back, or catches it, before anything else is begun.
+A function is stopped by TaskCancelled, raised in its thread from outside. It may come when the function has just ended and the
+thread is in the code below, though only once: `_run` takes it back, or catches it, before anything else is begun. It may also
+be lost, in a `__del__` or another callback that cannot raise; so it is raised again when the function is given up.
 """
 
 from __future__ import annotations
@@ -92,6 +93,9 @@ class FunctionThread:
         self.gate.acquire()
         self._job: ThreadedJob | None = None
         self._interrupted = False
+        """Something was raised, or will be."""
+        self._ending = False
+        """The function has ended: nothing more is raised."""
         self._abandoned = False
         self.thread = threading.Thread(target=self._main, name="skep-task", daemon=True)
 
@@ -100,7 +104,7 @@ class FunctionThread:
     def interrupt(self, job: ThreadedJob | None = None) -> None:
         """Raises TaskCancelled in the thread, if it runs this job (None: any)."""
         with self._crew.guard:
-            if self._job is not None and job in (None, self._job) and not self._interrupted:
+            if self._job is not None and job in (None, self._job) and not self._ending:
                 self._interrupted = True
                 self._raise(ctypes.py_object(TaskCancelled))
 
@@ -110,9 +114,11 @@ class FunctionThread:
             if self._job is not job:
                 return None
             self._abandoned = True
+        place = where(self.thread)
+        self.interrupt(job)
         self._crew.threads.discard(self)
         self._crew.go()
-        return where(self.thread)
+        return place
 
     def _raise(self, error: ctypes.py_object[type[BaseException]] | None) -> None:
         """None takes back what was not yet raised."""
@@ -160,7 +166,9 @@ class FunctionThread:
                     if is_coroutine_function(job.function):
                         result = partial(job.desk.go_on, job, None)
                 result = result or _call(job)
+                self._ending = True
             except BaseException as error:  # noqa: BLE001  a task's failure is data, whatever it raises
+                self._ending = True  # the interpreter raises what comes from outside at calls and loops only
                 result = job.raised(error)
             self._settle()
         except BaseException as late:  # noqa: BLE001  TaskCancelled outside of the function, or no memory
@@ -174,15 +182,15 @@ class FunctionThread:
                 return False
             job.worker = self
             self._job = job
+            self._ending = self._interrupted = False
             return True
 
     def _settle(self) -> None:
         """From here on nothing can be raised in this thread."""
         with self._crew.guard:
-            self._job = None
             if self._interrupted:
-                self._interrupted = False
                 self._raise(None)
+            self._job = None
 
 
 def _call(job: ThreadedJob) -> Result:
