@@ -157,7 +157,7 @@ def names() -> str:
 
 def operators() -> str:
     signs = dict.fromkeys(f"`{sign}`" for sign, _ in functions.OPERATORS.values())
-    return f"{' '.join(signs)} `and` `or` `x if y else z` `a.key` `a[\"key\"]` `a[0]` `a[1:]` `[…]` `{{…}}`"
+    return f'{" ".join(signs)} `and` `or` `x if y else z` `a.key` `a["key"]` `a[0]` `a[1:]` `[…]` `{{…}}`'
 
 
 def function_table() -> str:
@@ -194,11 +194,15 @@ def exit_codes() -> str:
         if inspect.isclass(kind) and issubclass(kind, errors.SkepError):
             raised[kind.exit_code].append(f"`{name}`")
     raised[4] = raised[5] = ["`RunFailedError`"]
-    return _table(("code", "means", "errors"), [(str(code), text, ", ".join(raised[code])) for code, text in EXIT_CODES.items()])
+    return _table(
+        ("code", "means", "errors"), [(str(code), text, ", ".join(raised[code])) for code, text in EXIT_CODES.items()]
+    )
 
 
 def error_classes() -> str:
-    found = [(name, kind) for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, errors.SkepError)]
+    found = [
+        (name, kind) for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, errors.SkepError)
+    ]
     return _table(("error", "raised when"), [(f"`{name}`", _first_sentence(kind)) for name, kind in found])
 
 
@@ -378,7 +382,7 @@ LIMITS: Sequence[tuple[str, str, Callable[[Any], str], str]] = (
     ("skep.node.executors.isolated", "RECYCLE_AFTER", _count, "Attempts after which a worker process is replaced."),
     ("skep.node.executors.shell", "MIN_SECRET", _count, "Characters below which a secret is not masked."),
     ("skep.node.probe", "SLOTS", _count, "Tasks that one local node runs at once, where `--node` does not say."),
-    ("skep.engine.protocol", "RELEASE_LIMIT", _count, "Tasks released in one step of the engine; the rest follows in the next."),
+    ("skep.engine.protocol", "RELEASE_LIMIT", _count, "Tasks released in one step of the engine."),
     ("skep.upkeep.place", "BACKLOG", _count, "Unrecorded events beyond which nothing more starts."),
     ("skep.record.prune", "ORPHAN_MS", _ms, "How long an artifact without a run is kept."),
 )

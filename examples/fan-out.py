@@ -1,7 +1,7 @@
 """Fetch every page, summarise all of them: map, retries, a checkpoint and progress.
 
-    skep run fan-out.py --input 'pages=["a", "b"]'
-    python fan-out.py
+skep run fan-out.py --input 'pages=["a", "b"]'
+python fan-out.py
 """
 
 from skep import context, task, workflow

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import pytest
 
@@ -75,7 +75,7 @@ def blocks(page: Path) -> Iterator[Block]:
 ALL = [block for page in PAGES for block in blocks(page)]
 
 
-def some(*languages: str) -> Any:
+def some(*languages: str) -> pytest.MarkDecorator:
     chosen = [block for block in ALL if block.language in languages]
     return pytest.mark.parametrize("block", chosen, ids=lambda block: block.place)
 

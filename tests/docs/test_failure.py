@@ -43,7 +43,10 @@ def view_of(ended: CompletedProcess[str]) -> Any:
 
 WRONG = {
     "cycle": ("{a: {run: x, needs: b}, b: {run: x, needs: a}}", "cycle: a → b → a"),
-    "unknown needs": ("{test: {run: x}, b: {run: x, needs: tets}}", "tasks.b.needs: there is no task 'tets'; did you mean 'test'?"),
+    "unknown needs": (
+        "{test: {run: x}, b: {run: x, needs: tets}}",
+        "tasks.b.needs: there is no task 'tets'; did you mean 'test'?",
+    ),
     "unknown task": ("{a: {run: x, when: tasks.c.output}}", "tasks.a.when: there is no task 'c'"),
     "unknown input": ("{a: {run: x, when: inputs.c}}", "tasks.a.when: there is no input 'c'"),
     "twice": ("[{name: a, run: x}, {name: a, run: y}]", "there are two tasks named 'a'"),
@@ -69,7 +72,9 @@ def test_a_wrong_workflow_is_refused(case: str, terminal: Terminal, tmp_path: Pa
     assert not (tmp_path / ".data").exists()
 
 
-@pytest.mark.parametrize(("given", "message"), [("", "inputs.i: is required"), ("--input i=1 --input j=2", "no such input; did you mean")])
+@pytest.mark.parametrize(
+    ("given", "message"), [("", "inputs.i: is required"), ("--input i=1 --input j=2", "no such input; did you mean")]
+)
 def test_wrong_inputs_are_refused(given: str, message: str, terminal: Terminal, tmp_path: Path) -> None:
     (tmp_path / "flow.yaml").write_text("name: w\nrequired: [i]\ntasks: {a: {run: 'true'}}\n")
     ended = terminal(f"skep run flow.yaml {given}")
@@ -79,7 +84,7 @@ def test_wrong_inputs_are_refused(given: str, message: str, terminal: Terminal, 
 
 # -- results and functions
 
-ODD = '''
+ODD = """
 import sys
 
 from skep import task, workflow
@@ -123,7 +128,7 @@ def odds():
     takes(one.name)
     takes.options(name="mapped").map(one)
     no_json(), odd(), odd_coroutine(), leaves(), leaves_apart(), interrupts(), fine()
-'''
+"""
 
 
 def test_what_tasks_do_wrong_is_their_failure(terminal: Terminal, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import skep
+from skep import errors
 from skep.cli.app import COMMANDS
 from skep.errors import SkepError
 from skep.flow.functions import ARITY
@@ -55,7 +56,7 @@ EVERYTHING = sorted(
         *ARITY,
         *CONTEXT,
         *skep.__all__,
-        *(name for name in dir(skep.errors) if inspect.isclass(kind := getattr(skep.errors, name)) and issubclass(kind, SkepError)),
+        *(name for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, SkepError)),
     }
 )
 
@@ -71,15 +72,16 @@ def test_every_command_has_its_heading() -> None:
 
 
 def test_every_kind_of_event_has_its_line() -> None:
-    rows = re.findall(r"^\| ([\w, ]+) \| [\w ]+ \|", REFERENCE.partition("## Events")[2].partition("## Limits")[0], re.MULTILINE)
+    section = REFERENCE.partition("## Events")[2].partition("## Limits")[0]
+    rows = re.findall(r"^\| ([\w, ]+) \| [\w ]+ \|", section, re.MULTILINE)
     listed = {word.strip() for row in rows for word in row.split(",")} - {"kind"}
     assert listed == set(STEPS) | {"registered", "draining", "retired", "lost"}
     assert {"n", "kind"} <= set(Event.__struct_fields__)
 
 
 def test_every_exit_code_has_its_row() -> None:
-    codes = {kind.exit_code for kind in _errors(SkepError)} | set(map(int, re.findall(r"exit_code = (\d)", _sources("errors.py"))))
-    for code in codes | {0, 2}:
+    set_later = map(int, re.findall(r"exit_code = (\d)", _sources("errors.py")))
+    for code in {0, 2, *set_later, *(kind.exit_code for kind in _errors(SkepError))}:
         assert re.search(rf"^\| {code} \| ", REFERENCE, re.MULTILINE)
 
 
@@ -101,12 +103,12 @@ def test_the_environment_of_a_command_is_the_one_in_the_table(terminal: Terminal
     ended = terminal("skep run flow.yaml")
     section = REFERENCE.partition("## Environment of a command")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `(SKEP_\w+)`", section, re.MULTILINE))
-    assert documented == set(re.findall(r"SKEP_[A-Z]+", ended.stdout.partition("\"")[2])) - {"SKEP_HOME"}
+    assert documented == set(re.findall(r"SKEP_[A-Z]+", ended.stdout.partition('"')[2])) - {"SKEP_HOME"}
     assert len(documented) == 6
 
 
 def test_the_data_directory_is_the_one_in_the_table(terminal: Terminal, tmp_path: Path) -> None:
-    (tmp_path / "flow.yaml").write_text("name: large\ntasks: {a: {run: 'printf \\\"%070000d\\\" 1 > \"$SKEP_OUTPUT\"'}}\n")
+    (tmp_path / "flow.yaml").write_text('name: large\ntasks: {a: {run: \'printf \\"%070000d\\" 1 > "$SKEP_OUTPUT"\'}}\n')
     assert terminal("skep run flow.yaml").returncode == 0
     found = {path.name for path in (tmp_path / ".data").iterdir()}
     section = REFERENCE.partition("## Data directory")[2]

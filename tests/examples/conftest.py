@@ -43,7 +43,10 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(examples: Path, data: Path) -> Skep:
-    """Runs `skep ARGUMENTS` among the examples, with the tools of this interpreter first on PATH; `program` in place of skep."""
+    """Runs `skep ARGUMENTS` among the examples, with the tools of this interpreter first on PATH.
+
+    `program` runs something else in its place.
+    """
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("SKEP_", "PYTEST", "COV_"))},
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),

@@ -1,4 +1,4 @@
-"""The recorded workflows are imported and replayed; that no task began before those it needs had ended is read from the record."""
+"""The recorded workflows are imported and replayed, and the record says that no task began before those it needs had ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_it_runs_in_order(path: Path, command: Callable[..., Any], data: P
     assert ended.code == 0, ended.said
     assert {task["state"] for task in ended.document["tasks"]} == {"succeeded"}
 
-    parents = {task["id"]: task["parents"] for task in json.loads(path.read_bytes())["workflow"]["specification"]["tasks"]}
+    parents = _parents(path)
     index = {task["name"]: task["index"] for task in ended.document["tasks"]}
     assert index.keys() == parents.keys()
     began, over = await _order(data / "record.sqlite", ended.document["id"])
@@ -49,6 +49,11 @@ async def test_it_runs_in_order(path: Path, command: Callable[..., Any], data: P
     for name, needed in parents.items():
         for parent in needed:
             assert times[name]["started_ms"] >= times[parent]["finished_ms"] - 1  # each is rounded on its own
+
+
+def _parents(path: Path) -> dict[str, list[str]]:
+    """What each task waited for, as the recorded workflow itself says."""
+    return {task["id"]: task["parents"] for task in json.loads(path.read_bytes())["workflow"]["specification"]["tasks"]}
 
 
 async def _order(file: Path, run: str) -> tuple[dict[int, Token], dict[int, Token]]:
