@@ -51,7 +51,8 @@ def pictures() -> list[list[str]]:
 def svg(lines: list[str]) -> str:
     """The lines as a drawing."""
     width, height = round(COLUMNS * WIDE + 2 * MARGIN), (len(lines) + 1) * HIGH + 2 * MARGIN
-    rows = [_row("\x1b[2m$ \x1b[0mskep run examples/release-gate/flow.yaml", 0), *(_row(line, at) for at, line in enumerate(lines, 1))]
+    shown = ["\x1b[2m$ \x1b[0mskep run examples/release-gate/flow.yaml", *lines]
+    rows = [_row(line, at) for at, line in enumerate(shown)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">\n'
         "<title>A run of the release gate in the terminal</title>\n"

@@ -17,7 +17,7 @@ from skep.node.executors import isolated
 from skep.node.executors.isolated import IsolatedExecutor
 from skep.node.processes import Processes
 
-TASKS = '''
+TASKS = """
 import asyncio, ctypes, os, signal, subprocess, sys, threading, time
 from skep.errors import ConflictError
 from skep.node.context import TaskCancelled, current_context
@@ -96,10 +96,10 @@ def finishes_anyway():
     try: time.sleep(60)
     except TaskCancelled: return "made it"
 def path(): return sys.path
-'''
+"""
 
 
-NODE = '''
+NODE = """
 import asyncio, sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,7 +118,7 @@ async def main():
         await asyncio.Future()
 
 asyncio.run(main())
-'''
+"""
 
 
 class Bench:
@@ -163,9 +163,7 @@ async def test_one_warm_worker_serves_all(run: Bench) -> None:
     assert len({await one.output() for one in trials}) == 1
 
 
-async def test_more_workers_when_there_is_more_to_do(
-    host: Any, trial: Any, opened: Processes, tmp_path: Path
-) -> None:
+async def test_more_workers_when_there_is_more_to_do(host: Any, trial: Any, opened: Processes, tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text(TASKS)
     executor = IsolatedExecutor(opened, 2, tmp_path)
     await executor.open(host)

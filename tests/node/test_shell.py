@@ -13,8 +13,9 @@ import pytest
 from skep.errors import SupersededError
 from skep.model.node import Call, Outcome
 from skep.node.executors import shell
-from skep.node.executors.shell import Mask, ShellExecutor
+from skep.node.executors.shell import ShellExecutor
 from skep.node.processes import Processes
+from skep.node.secrets import Mask
 
 PYTHON = sys.executable
 

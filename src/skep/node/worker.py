@@ -191,9 +191,7 @@ class Worker:
             self._channel.send(msgspec.structs.replace(done, leftovers=leftovers()))
 
     def _attempt(self, begin: Begin) -> Done:
-        context = TaskContext(
-            self._channel, run=begin.run, task=begin.task, attempt=begin.attempt, token=Token(*begin.token)
-        )
+        context = TaskContext(self._channel, run=begin.run, task=begin.task, attempt=begin.attempt, token=Token(*begin.token))
         current.set(context)
         self._running = True
         function: Function | None = None
@@ -296,4 +294,3 @@ def main(fd: int) -> None:
     worker = Worker(channel)
     threading.Thread(target=channel.listen, name="skep-channel", daemon=True).start()
     worker.serve()
-

@@ -13,8 +13,8 @@ from skep.model.node import ErrorInfo
 from skep.node.attempt import Attempt, Host
 from skep.node.context import Port
 from skep.node.executors.job import UNBEGUN, Job, gone
-from skep.node.executors.shell import Failed
 from skep.node.functions import Function, error_info, find_function
+from skep.node.secrets import Failed
 
 GRACE_S = 1.0
 _UNSTUBBED: Final = (

@@ -15,9 +15,11 @@ import msgspec
 from skep.errors import SkepError
 from skep.model.node import Call, ErrorInfo
 from skep.node.attempt import Attempt, Host
-from skep.node.executors.shell import STOPPED, TAIL_BYTES, Failed, Log, Mask, fill_secrets, plural, signal_name
+from skep.node.executors.output import TAIL_BYTES, Log, plural, signal_name
+from skep.node.executors.shell import STOPPED
 from skep.node.functions import MAX_RESULT, clean
 from skep.node.processes import Exit, Process, Processes
+from skep.node.secrets import Failed, Mask, fill_secrets
 from skep.node.worker import LENGTH, START, Answer, Ask, Begin, Done, Frame, Progressed, Ready, Written, pack
 
 GRACE_MS = 500

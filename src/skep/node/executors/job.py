@@ -15,8 +15,8 @@ from skep.errors import SupersededError
 from skep.model.node import ErrorInfo
 from skep.node.attempt import Attempt
 from skep.node.context import Port, Snoozed, TaskCancelled, TaskContext, current
-from skep.node.executors.shell import Mask, fill_secrets
 from skep.node.functions import Function, FunctionNotFound, ResultError, arguments, encode_result, error_info
+from skep.node.secrets import Mask, fill_secrets
 
 Result = Callable[[], None]
 """What the node's loop does with what code on another thread has to say."""

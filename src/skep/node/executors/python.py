@@ -22,9 +22,9 @@ from skep.model.node import ErrorInfo
 from skep.node.attempt import Attempt, Host
 from skep.node.executors.coroutines import STUCK_S, CoroutineThread
 from skep.node.executors.job import UNBEGUN, Result, ThreadedJob, gone
-from skep.node.executors.shell import Failed
 from skep.node.executors.threads import FunctionThread, FunctionThreads
 from skep.node.functions import error_info, is_coroutine_function, registry
+from skep.node.secrets import Failed
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,6 @@
 The command finds in its environment SKEP_RUN, SKEP_TASK, SKEP_ATTEMPT, SKEP_TOKEN and two files that are removed after it:
 SKEP_OUTPUT (its result, as JSON; without it the result is what it printed) and SKEP_CHECKPOINT (JSON for the task's next
 attempt; write another file and `mv` it there, so that it is never seen half written).
-
-Here are also the two helpers that every executor of processes needs: `fill_secrets` and `Log`.
 """
 
 from __future__ import annotations
@@ -13,31 +11,25 @@ import asyncio
 import codecs
 import errno
 import os
-import re
-import shlex
 import shutil
-import signal
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 import msgspec
 
 from skep.errors import SkepError
-from skep.flow.evaluation import ExpressionError, Scope
-from skep.flow.templates import compile_value
 from skep.model.node import Call, ErrorInfo
 from skep.node.attempt import Attempt, Host
 from skep.node.context import SAVE_LIMIT
+from skep.node.executors.output import Log, plural, signal_name
 from skep.node.functions import clean, error_info
 from skep.node.processes import Exit, Process, Processes, SpawnError
+from skep.node.secrets import Failed, Mask, fill_secrets
 
 GRACE_MS = 1_000
 """Between SIGTERM and SIGKILL: within 2 s nothing may be left, however busy the machine is."""
-GATHER_S = 0.1
-GATHER_BYTES = 64 * 1024
 CAPTURE_BYTES = 64 * 1024
 """Of standard output, when it is the result."""
 MAX_RESULT = 64 * 1024 * 1024
@@ -45,164 +37,7 @@ MAX_RESULT = 64 * 1024 * 1024
 LOOK_S = 1.0
 SAVE_S = 5.0
 """How long an outcome waits for the last checkpoint: a server that is away must not hold it back."""
-TAIL_BYTES, TAIL_LINES = 2_000, 10
-MASK = b"***"
-MIN_SECRET = 4
-"""Characters; a shorter secret would be found, and masked, everywhere."""
 STOPPED = ErrorInfo("Cancelled", "stopped")
-
-
-class Failed(Exception):
-    """Ends an attempt with `info`."""
-
-    def __init__(self, info: ErrorInfo) -> None:
-        super().__init__(info.message)
-        self.info = info
-
-
-class Mask:
-    """Puts `***` in the place of secrets, also of one that is cut across two chunks."""
-
-    def __init__(self, values: Collection[str] = ()) -> None:
-        found = {form for value in values for form in _forms(value) if len(form) >= MIN_SECRET}
-        self._forms = sorted((form.encode(errors="surrogateescape") for form in found), key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(map(re.escape, self._forms))) if found else None
-
-    def cut(self, data: bytes) -> tuple[bytes, bytes]:
-        """What of `data` can go on, masked, and the rest: the beginning, perhaps, of a secret that the next chunk completes."""
-        if self._pattern is None:
-            return data, b""
-        end, position, done = self._undecided(data), 0, []
-        for match in self._pattern.finditer(data):
-            if match.start() >= end:
-                break
-            done += [data[position : match.start()], MASK]
-            position = match.end()
-        end = max(end, position)
-        return b"".join([*done, data[position:end]]), data[end:]
-
-    def whole(self, data: bytes) -> bytes:
-        return self._pattern.sub(MASK, data) if self._pattern else data
-
-    def text(self, text: str) -> str:
-        return self.whole(text.encode(errors="surrogateescape")).decode(errors="replace") if self._pattern else text
-
-    def info(self, info: ErrorInfo) -> ErrorInfo:
-        message, traceback = self.text(info.message), self.text(info.traceback)
-        return msgspec.structs.replace(info, message=message, traceback=traceback) if self._pattern else info
-
-    def json(self, data: bytes) -> bytes:
-        return msgspec.json.encode(self._value(msgspec.json.decode(data))) if self._pattern else data
-
-    def _value(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {self.text(key): self._value(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self._value(item) for item in value]
-        if isinstance(value, str):
-            return self.text(value)
-        shown = str(value)  # a number may be a secret too
-        return value if (masked := self.text(shown)) == shown else masked
-
-    def _undecided(self, data: bytes) -> int:
-        """Where the first suffix of `data` starts that is the beginning of a longer secret."""
-        for start in range(max(0, len(data) - len(self._forms[0]) + 1), len(data)):
-            suffix = data[start:]
-            if any(len(form) > len(suffix) and form.startswith(suffix) for form in self._forms):
-                return start
-        return len(data)
-
-
-def _forms(secret: str) -> set[str]:
-    """How a secret may show: as it is, line by line, and as a shell (`set -x`) or JSON writes it."""
-    escaped = msgspec.json.encode(secret.encode(errors="replace").decode()).decode()[1:-1]
-    return {secret, secret.strip(), shlex.quote(secret), escaped, *(line.strip() for line in secret.splitlines())}
-
-
-def fill_secrets(call: Call, secrets: Mapping[str, str]) -> tuple[Call, Mask]:
-    """The call with its secrets in place, and the mask for what comes back. Raises Failed (`Secrets`) when one is missing."""
-    if not call.needs_secrets:
-        return call, Mask()
-    quote = shlex.quote if call.executor == "run" and isinstance(call.call, str) else None
-    scope = Scope({"secrets": secrets})
-    named: set[str] = set()
-    filled: dict[str, Any] = {}
-    try:
-        for part in ("call", "args", "env", "cwd"):
-            value = compile_value(getattr(call, part))
-            named |= value.secrets
-            filled[part] = value.render(scope, quote if part == "call" else None)
-    except ExpressionError as error:  # its text never holds a value
-        missing = ", ".join(f"'{name}'" for name in sorted(named - secrets.keys()))
-        raise Failed(ErrorInfo("Secrets", f"this node has no secret {missing}" if missing else str(error))) from None
-    if not isinstance(filled["call"], str):
-        filled["call"] = tuple(map(_word, filled["call"]))
-    if filled["env"]:
-        filled["env"] = {name: _word(value) for name, value in filled["env"].items()}
-    mask = Mask([secrets[name] for name in named if name in secrets])
-    return msgspec.structs.replace(call, needs_secrets=False, **filled), mask
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-class Log:
-    """What an attempt writes, on its way to the host: masked, and small writes gathered for 100 ms. Its ends are kept."""
-
-    def __init__(self, host: Host, attempt: Attempt, mask: Mask, capture: int = 0) -> None:
-        self.mask = mask
-        self.captured = bytearray()
-        """The first `capture` bytes of standard output."""
-        self.out_bytes = 0
-        self._host, self._attempt, self._capture = host, attempt, capture
-        self._undecided: dict[str, bytes] = {}
-        self._gathered: dict[str, bytearray] = {}
-        self._tails: dict[str, bytes] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def write(self, stream: str, data: bytes) -> None:
-        data, self._undecided[stream] = self.mask.cut(self._undecided.get(stream, b"") + data)
-        self._take(stream, data)
-
-    def note(self, text: str) -> None:
-        """A line of Skep's own."""
-        self.flush()
-        self._host.write_log(self._attempt, "log", f"skep: {self.mask.text(text)}\n".encode(errors="replace"))
-
-    def tail(self) -> str:
-        """The last lines of standard error, else of standard output, to be shown below an error; empty when there are none."""
-        text = (self._tails.get("err", b"").strip() or self._tails.get("out", b"").strip()).decode(errors="replace")
-        return "".join(f"\n{line}" for line in text.splitlines()[-TAIL_LINES:])
-
-    def flush(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        gathered, self._gathered = self._gathered, {}
-        for stream, data in gathered.items():
-            self._host.write_log(self._attempt, stream, bytes(data))
-
-    def close(self) -> None:
-        """Nothing follows. May be called again."""
-        undecided, self._undecided = self._undecided, {}
-        for stream, data in undecided.items():
-            self._take(stream, self.mask.whole(data))
-        self.flush()
-
-    def _take(self, stream: str, data: bytes) -> None:
-        if not data:
-            return
-        self._tails[stream] = (self._tails.get(stream, b"") + data[-TAIL_BYTES:])[-TAIL_BYTES:]
-        if stream == "out":
-            self.out_bytes += len(data)
-            self.captured += data[: self._capture - len(self.captured)]
-        gathered = self._gathered.setdefault(stream, bytearray())
-        gathered += data
-        if len(gathered) >= GATHER_BYTES:
-            self.flush()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_S, self.flush)
 
 
 class CheckpointFile:
@@ -421,19 +256,6 @@ def _failure(exit: Exit, tail: str) -> ErrorInfo:
     if exit.signal is None:
         return ErrorInfo("ExitCode", clean(f"exit code {exit.code}{tail}"), exit_code=exit.code)
     return ErrorInfo("Signal", clean(f"ended by {signal_name(exit.signal)}{tail}"), signal=exit.signal)
-
-
-def signal_name(number: int) -> str:
-    """`SIGKILL`, with what mostly sends it."""
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"  # a real-time signal
-    return f"{name} (out of memory?)" if number == signal.SIGKILL else name
-
-
-def plural(number: int, one: str, more: str) -> str:
-    return f"{number} {one if number == 1 else more}"
 
 
 def _printed(log: Log) -> bytes:
