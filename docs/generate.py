@@ -380,7 +380,7 @@ LIMITS: Sequence[tuple[str, str, Callable[[Any], str], str]] = (
     ("skep.node.executors.isolated", "GRACE_MS", _ms, "For an isolated function that is stopped, until it is killed."),
     ("skep.node.executors.python", "GRACE_S", _seconds, "For a function that is stopped, until it is left behind."),
     ("skep.node.executors.isolated", "RECYCLE_AFTER", _count, "Attempts after which a worker process is replaced."),
-    ("skep.node.executors.shell", "MIN_SECRET", _count, "Characters below which a secret is not masked."),
+    ("skep.node.secrets", "MIN_SECRET", _count, "Characters below which a secret is not masked."),
     ("skep.node.probe", "SLOTS", _count, "Tasks that one local node runs at once, where `--node` does not say."),
     ("skep.engine.protocol", "RELEASE_LIMIT", _count, "Tasks released in one step of the engine."),
     ("skep.upkeep.place", "BACKLOG", _count, "Unrecorded events beyond which nothing more starts."),

@@ -78,11 +78,11 @@ class ConflictError(SkepError):
 class RecordError(SkepError):
     """The record refused or failed; nothing of the request was kept."""
 
+    exit_code = 3
+
 
 class DataInUseError(RecordError):
     """Another process owns this data directory."""
-
-    exit_code = 3
 
 
 class RunFailedError(SkepError):

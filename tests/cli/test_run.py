@@ -222,7 +222,7 @@ def test_a_target_that_leads_nowhere_is_refused(skep: Any, target: str, message:
 def test_a_data_directory_that_cannot_be_made_is_said(skep: Any) -> None:
     skep.file("flow.yaml", "name: one\ntasks:\n  hello: {run: echo hi}\n")
     skep.file("taken", "")
-    done = skep("run", "flow.yaml", "--data", "taken", code=1)
+    done = skep("run", "flow.yaml", "--data", "taken", code=3)
     assert "the data directory" in done.stderr
 
 

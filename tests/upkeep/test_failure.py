@@ -260,7 +260,9 @@ async def test_a_missed_deadline_fails_the_task_and_is_not_tried_again(stage: St
 
 
 async def test_tasks_that_differ_only_in_their_deadline_keep_each_its_own(stage: Stage) -> None:
-    seen: dict[str, int] = {}
-    await stage.node(script=dict.fromkeys("abc", lambda grant: seen.setdefault(grant.name, grant.timeout_ms)))
+    seen: dict[str, tuple[int, int]] = {}
+    await stage.node(
+        script=dict.fromkeys("abc", lambda grant: seen.setdefault(grant.name, (grant.timeout_ms, grant.deadline_ms)))
+    )
     await stage.run({"a": RUN, "b": RUN | {"deadline": "30s"}, "c": RUN | {"deadline": "40s", "timeout": "35s"}})
-    assert seen == {"a": 0, "b": 30_000, "c": 35_000}
+    assert seen == {"a": (0, 0), "b": (0, 30_000), "c": (35_000, 40_000)}

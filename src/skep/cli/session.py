@@ -38,6 +38,8 @@ class Job(NamedTuple):
     """Where relative paths of its tasks start."""
     priority: int = 0
     labels: Mapping[str, str] | None = None
+    timeout_ms: int = 0
+    """In place of the workflow's own."""
 
 
 class Ended(NamedTuple):
@@ -77,7 +79,9 @@ async def run_job(job: Job, console: Console, clock: Clock) -> Ended:
             hub.feed.subscribe(tails.events)
             hub.feed.subscribe(view.events)
             hub.runs.keep(job.plan)
-            run = await hub.runs.submit(job.plan.spec, job.inputs, priority=job.priority, labels=job.labels)
+            run = await hub.runs.submit(
+                job.plan.spec, job.inputs, priority=job.priority, labels=job.labels, timeout_ms=job.timeout_ms
+            )
             view.begin(job.plan, run)
             helpers = [asyncio.create_task(_cancel(interrupted, hub.runs, run))]
             if isinstance(view, Live):

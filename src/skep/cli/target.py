@@ -10,8 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import msgspec
-
 from skep.errors import Problem, RefusedError, SkepError, SpecError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.model.node import NodeInfo, Requirement
@@ -40,18 +38,18 @@ class Target(NamedTuple):
         return with_lines(error, self.text, self.source) if self.text else SpecError(error.problems, self.source)
 
 
-def find_target(name: str, timeout_ms: int = 0) -> Target:
-    """The workflow that the command line names, with `timeout_ms` in place of its own. Raises SpecError, RefusedError."""
+def find_target(name: str) -> Target:
+    """The workflow that the command line names. Raises SpecError, RefusedError."""
     path = Path(name)
     place, colon, attribute = name.rpartition(":")
     if path.is_dir():
         raise _unknown(name, f"{name} is a directory")
     if path.suffix == ".py":
-        return _python(name, name, "", timeout_ms)
+        return _python(name, name, "")
     if path.is_file() or path.suffix in (".yaml", ".yml", ".json"):
-        return _file(path, timeout_ms)
+        return _file(path)
     if colon:
-        return _python(name, place, attribute, timeout_ms)
+        return _python(name, place, attribute)
     raise _unknown(name, f"there is no file {name}")
 
 
@@ -59,17 +57,17 @@ def _unknown(name: str, trouble: str) -> SpecError:
     return SpecError([Problem("", f"{trouble}; expected a YAML or JSON file, module:workflow or file.py:workflow")])
 
 
-def _file(path: Path, timeout_ms: int) -> Target:
+def _file(path: Path) -> Target:
     text = read_file(path)
     spec = load_text(text, str(path))
     try:
-        plan = compile_plan(_within(spec, timeout_ms))
+        plan = compile_plan(spec)
     except SpecError as error:
         raise with_lines(error, text, str(path)) from None
     return Target(plan, str(path), text, path.parent.absolute())
 
 
-def _python(name: str, place: str, attribute: str, timeout_ms: int) -> Target:
+def _python(name: str, place: str, attribute: str) -> Target:
     is_file = place.endswith(".py")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -81,11 +79,7 @@ def _python(name: str, place: str, attribute: str, timeout_ms: int) -> Target:
     except Exception as error:  # noqa: BLE001  user code may raise anything at all
         info = error_info(error)
         raise RefusedError(f"{name} cannot be loaded: {info.type}: {info.message}\n{info.traceback}".rstrip()) from None
-    return Target(compile_plan(_within(spec, timeout_ms)), name, "", Path(place).parent.absolute() if is_file else Path.cwd())
-
-
-def _within(spec: WorkflowSpec, timeout_ms: int) -> WorkflowSpec:
-    return msgspec.structs.replace(spec, timeout_ms=timeout_ms) if timeout_ms else spec
+    return Target(compile_plan(spec), name, "", Path(place).parent.absolute() if is_file else Path.cwd())
 
 
 def _pick(module: ModuleType, name: str, attribute: str) -> WorkflowFunction[Any] | WorkflowSpec:

@@ -103,6 +103,8 @@ class Start(msgspec.Struct, frozen=True, gc=False):
     """What the attempt takes of its node: (resource, units)."""
     claims: tuple[Claim, ...] = ()
     timeout_ms: int = 0
+    deadline_ms: int = 0
+    """How long until the task's deadline; 0 for none."""
 
 
 class Settle(msgspec.Struct, frozen=True, gc=False):
@@ -208,7 +210,10 @@ class RunCommand(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ask(msgspec.Struct, frozen=True, gc=False):
-    """A lock taken inside a running task. Identity: token, key."""
+    """A lock taken inside a running task. Identity: token, key.
+
+    `wrong_state` when the lease has fewer units of it already: give a shared lock back before asking for all of it.
+    """
 
     run: str
     task: int

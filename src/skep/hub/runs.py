@@ -68,11 +68,18 @@ class Runs:
         run_id: str | None = None,
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
+        timeout_ms: int = 0,
         idempotency_key: str | None = None,
     ) -> str:
         """Accepts one run: returns its id once the record has committed it. Raises SpecError, RefusedError."""
         (answer,) = await self.submit_many(
-            spec, [inputs or {}], run_ids=[run_id] if run_id else None, priority=priority, labels=labels, keys=[idempotency_key]
+            spec,
+            [inputs or {}],
+            run_ids=[run_id] if run_id else None,
+            priority=priority,
+            labels=labels,
+            timeout_ms=timeout_ms,
+            keys=[idempotency_key],
         )
         return answer
 
@@ -84,6 +91,7 @@ class Runs:
         run_ids: Sequence[str] | None = None,
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
+        timeout_ms: int = 0,
         keys: Sequence[str | None] | None = None,
     ) -> list[str]:
         """Accepts many runs of one workflow in one commit. All are checked first: nothing is half-submitted."""
@@ -101,7 +109,7 @@ class Runs:
                 namespace=spec.namespace,
                 priority=priority or spec.priority,
                 labels={**(spec.labels or {}), **(labels or {})},
-                timeout_ms=spec.timeout_ms,
+                timeout_ms=timeout_ms or spec.timeout_ms,
                 idempotency_key=keys[at] if keys else None,
                 accepted_ms=now_ms,
             )

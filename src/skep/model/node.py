@@ -89,6 +89,8 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     """Attempts of this task that failed before this one (lost and snoozed ones not counted)."""
     parent: int = -1
     """For a map child: its parent."""
+    deadline_ms: int = 0
+    """How long until the task's deadline, from the grant on; 0 for none."""
 
 
 class Stop(msgspec.Struct, frozen=True, gc=False):

@@ -65,6 +65,15 @@ class Checkpoint:
         """Keeps a JSON value; returns once it is committed. Raises SupersededError when the lease is gone."""
         self._port.call("save_checkpoint", _encode(value, "a checkpoint"))
 
+    async def aload(self, default: Any = None) -> Any:
+        """`load` for coroutines: others go on in the meantime."""
+        data = await self._port.call_async("load_checkpoint")
+        return default if data is None else msgspec.json.decode(data)
+
+    async def asave(self, value: Any) -> None:
+        """`save` for coroutines."""
+        await self._port.call_async("save_checkpoint", _encode(value, "a checkpoint"))
+
 
 class SharedState:
     """Values shared by all tasks of a namespace, with versions and a life time."""
@@ -80,6 +89,20 @@ class SharedState:
         """The value and its version; version 0 means that there is none."""
         found = self._port.call("get_state", key)
         return (default, 0) if found is None else (msgspec.json.decode(found[0]), found[1])
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        """`get` for coroutines: others go on in the meantime."""
+        return (await self.aget_versioned(key, default))[0]
+
+    async def aget_versioned(self, key: str, default: Any = None) -> tuple[Any, int]:
+        """`get_versioned` for coroutines."""
+        found = await self._port.call_async("get_state", key)
+        return (default, 0) if found is None else (msgspec.json.decode(found[0]), found[1])
+
+    async def aput(self, key: str, value: Any, *, ttl: str | float = "7d", expect: int | None = None) -> int:
+        """`put` for coroutines."""
+        data = _encode(value, "a shared value")
+        return int(await self._port.call_async("put_state", key, data, parse_duration_ms(ttl), expect))
 
     def put(self, key: str, value: Any, *, ttl: str | float = "7d", expect: int | None = None) -> int:
         """Stores a JSON value and answers its new version.
@@ -121,6 +144,8 @@ class Lock:
         await self._port.call_async("release", self._args[0])
 
     def _check(self, answer: str) -> None:
+        if answer == "wrong_state":
+            raise SkepError(f"the lock '{self._args[0]}' is held shared by this task: give it back before asking for all of it")
         if answer != "ok":
             raise SupersededError(f"the lock '{self._args[0]}' was not given: {answer}; this attempt has lost its lease")
 

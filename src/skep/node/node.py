@@ -24,7 +24,7 @@ from skep.errors import NotFoundError, SkepError, SupersededError
 from skep.loop import Loop
 from skep.model.node import Call, ErrorInfo, Grant, LockGrant, NodeInfo, Outcome, Stop, artifact_reference
 from skep.model.run import Token, lock_name
-from skep.node.attempt import CANCEL, MAX_OUTPUT, TIMEOUT, Attempt, Executor
+from skep.node.attempt import CANCEL, DEADLINE, MAX_OUTPUT, TIMEOUT, Attempt, Executor
 from skep.node.link import Link
 from skep.node.locks import Locks
 from skep.node.logs import Logs
@@ -56,7 +56,7 @@ class Node:
         self._executors = {executor.name: executor for executor in executors}
         self._attempts: dict[Token, Attempt] = {}
         self._calls: OrderedDict[bytes, Call] = OrderedDict()
-        self._timeouts: list[tuple[float, Token]] = []
+        self._timeouts: list[tuple[float, Token, str]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._seen = 0
         """The last inbox entry that was taken."""
@@ -142,7 +142,9 @@ class Node:
         call = self._calls.get(grant.call) or self._decode(grant)
         attempt = self._attempts[grant.token] = Attempt(grant, call, self._finished, self._time)
         if grant.timeout_ms:
-            self._watch(self._time() + grant.timeout_ms / 1000, grant.token)
+            self._watch(grant.timeout_ms, grant.token, TIMEOUT)
+        if grant.deadline_ms:
+            self._watch(grant.deadline_ms, grant.token, DEADLINE)
         executor = self._executor(call)
         if executor is None:
             attempt.fail(ErrorInfo("Executor", f"node {self.info.id} does not run `{call.isolation or call.executor}` tasks"))
@@ -178,12 +180,12 @@ class Node:
 
     # -- timeouts: one heap and one timer for all attempts
 
-    def _watch(self, due: float, token: Token) -> None:
+    def _watch(self, after_ms: int, token: Token, reason: str) -> None:
         timeouts = self._timeouts
         if len(timeouts) > 2 * len(self._attempts) + 1_000:  # most attempts end long before their time
             timeouts[:] = [entry for entry in timeouts if entry[1] in self._attempts]
             heapq.heapify(timeouts)
-        heapq.heappush(timeouts, (due, token))
+        heapq.heappush(timeouts, (self._time() + after_ms / 1000, token, reason))
         if timeouts[0][1] == token:
             self._arm()
 
@@ -198,10 +200,10 @@ class Node:
     def _overdue(self) -> None:
         now = self._time()
         while self._timeouts and (self._timeouts[0][0] <= now or self._timeouts[0][1] not in self._attempts):
-            _, token = heapq.heappop(self._timeouts)
+            _, token, reason = heapq.heappop(self._timeouts)
             attempt = self._attempts.get(token)
             if attempt is not None:
-                self._stop(attempt, TIMEOUT)
+                self._stop(attempt, reason)
         self._arm()
 
     # -- the end of an attempt

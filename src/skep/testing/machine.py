@@ -352,7 +352,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert offered.keys() == ready - self.aside
         for (name, index), task in offered.items():
             run = self.history.runs[name]
-            needs = run.needs[index] if index < len(run.needs) else []
+            needs = run.needs[task.parent if task.parent >= 0 else index]
             assert task.unmet == sum(not run.met(need) for need in needs)
             assert task.attempts == run.attempts[index]
 

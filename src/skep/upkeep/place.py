@@ -151,12 +151,10 @@ class PlaceLoop(Loop):
 
     def _start(self, seen: ReadyTask, run: RunContext, task: TaskPlan, start: Start, node: str, now_ms: int) -> EngineStart:
         name = run.plan.names[seen.task] if seen.parent < 0 else f"{run.plan.names[seen.parent]}[{seen.child}]"
-        timeout_ms = task.timeout_ms
-        if task.deadline_ms:
-            left_ms = max(run.accepted_ms + task.deadline_ms - now_ms, 1)
-            timeout_ms = min(timeout_ms, left_ms) if timeout_ms else left_ms
+        left_ms = max(run.accepted_ms + task.deadline_ms - now_ms, 1) if task.deadline_ms else 0
+        limits = (task.timeout_ms, left_ms)
         return EngineStart(
-            run.id, seen.task, seen.version, seen.failing, node, name, start.call, task.takes, start.claims, timeout_ms
+            run.id, seen.task, seen.version, seen.failing, node, name, start.call, task.takes, start.claims, *limits
         )
 
     async def _after(self, items: Sequence[EngineDecision], answers: Sequence[str]) -> bool:

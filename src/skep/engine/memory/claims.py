@@ -83,9 +83,10 @@ class Claims:
             counter.used += units
             counter.holders[lease] = counter.holders.get(lease, 0) + units
 
-    def holds(self, key: str, lease: int) -> bool:
+    def held(self, key: str, lease: int) -> int:
+        """The units that a lease has."""
         counter = self._counters.get(key)
-        return counter is not None and lease in counter.holders
+        return counter.holders.get(lease, 0) if counter is not None else 0
 
     def wait(self, claim: Claim, number: int, wake: Callable[[], None]) -> None:
         """Enters the claim's list, or stays in it asleep."""

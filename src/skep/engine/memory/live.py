@@ -149,7 +149,7 @@ class LiveRun:
         self.unfinished += count
 
     def as_ready(self, task: int) -> ReadyTask:
-        unmet, failures = self.unmet.get(task, 0), self.failures.get(task, 0)
+        unmet, failures = self.unmet.get(self.base(task), 0), self.failures.get(task, 0)
         seen = (self.id, task, self.version[task], self.failing, unmet, self.attempts[task], failures)
         if task < self.size:
             return ReadyTask(*seen)

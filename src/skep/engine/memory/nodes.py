@@ -13,6 +13,7 @@ from skep.engine.protocol import (
     REFUSED,
     SUPERSEDED,
     WAITING,
+    WRONG_STATE,
     Answer,
     Ask,
     Beat,
@@ -129,8 +130,9 @@ class NodeVerbs(State):
         lease = self.lease_of(run, item.task, item.token)
         if lease is None:
             return NOT_FOUND if run is None else SUPERSEDED
-        if self.claims.holds(item.key, lease.n):
-            return OK
+        held = self.claims.held(item.key, lease.n)
+        if held:
+            return OK if held >= min(item.units, item.cap) else WRONG_STATE  # two that grow a shared lock would wait for ever
         asks = lease.asks = lease.asks if lease.asks is not None else {}
         if item.key in asks:
             return WAITING

@@ -212,6 +212,9 @@ class State:
             self.leave_waiting(run, task)
         if state == FAILED:
             self._failed(run, run.policy(task))
+        family = run.families.get(task)
+        if family is not None and family.ended < family.count:
+            self.drop_children(run, task)
         if task >= run.size:
             self._child_ended(run, run.children[task - run.size], task, state)
         elif run.shape.successors[task]:
@@ -283,6 +286,17 @@ class State:
             state, reason = SUCCEEDED, ""
         self.emit(END_KINDS[state], run.id, family.parent, reason=reason)
         self.end_task(run, family.parent, state)
+
+    def drop_children(self, run: LiveRun, parent: int) -> None:
+        """Children that a `retry` made wait again, and that nobody will let out any more."""
+        family = run.families.pop(parent, None)
+        if family is None:
+            return
+        left = [task for task in range(family.first, family.first + family.count) if run.states[task] < SUCCEEDED]
+        if left:
+            self.emit("skipped", run.id, tasks=tuple(left), reason="upstream")
+            for task in left:
+                self.end_task(run, task, SKIPPED)
 
     def begin_cancel(self, run: LiveRun, reason: str) -> None:
         """Sets the run cancelling and leaves the sweep to a cursor."""

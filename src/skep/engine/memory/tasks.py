@@ -109,7 +109,7 @@ class TaskVerbs(State):
             return self._expand(run, item)
         assert type(item) is Park
         self.leave_waiting(run, task)
-        self._drop_children(run, task)
+        self.drop_children(run, task)
         run.version[task] += 1
         run.states[task] = PARKED
         self.emit("parked", run.id, task, reason=item.reason)
@@ -132,7 +132,7 @@ class TaskVerbs(State):
             node.give_back(item.takes)
             return WAITING
         if task in run.families:
-            self._drop_children(run, task)
+            self.drop_children(run, task)
         attempt = run.attempts[task] + 1
         n = self.emit("granted", run.id, task, attempt=attempt, token=self.n + 1, token_epoch=self.epoch, node=item.node)
         run.attempts[task] = attempt
@@ -146,7 +146,20 @@ class TaskVerbs(State):
             self.leave_waiting(run, task)
         failures = run.failures.get(task, 0)
         parent = run.base(task) if task >= run.size else -1
-        node.give(Grant(run.id, task, item.name, attempt, Token(self.epoch, n), item.call, item.timeout_ms, failures, parent))
+        node.give(
+            Grant(
+                run.id,
+                task,
+                item.name,
+                attempt,
+                Token(self.epoch, n),
+                item.call,
+                item.timeout_ms,
+                failures,
+                parent,
+                item.deadline_ms,
+            )
+        )
         self.stirred.add(f"node:{item.node}")
         return OK
 
@@ -173,20 +186,9 @@ class TaskVerbs(State):
             run.met_skips.add(task)
         self.emit(END_KINDS[state], run.id, task, reason=item.reason, error=item.error, output=item.output)
         run.states[task] = state
-        self._drop_children(run, task)
+        self.drop_children(run, task)
         self.end_task(run, task, state)
         return OK
-
-    def _drop_children(self, run: LiveRun, parent: int) -> None:
-        """Children that a `retry` made wait again, and that nobody will let out any more."""
-        family = run.families.pop(parent, None)
-        if family is None:
-            return
-        left = [task for task in range(family.first, family.first + family.count) if run.states[task] < SUCCEEDED]
-        if left:
-            self.emit("skipped", run.id, tasks=tuple(left), reason="upstream")
-            for task in left:
-                self.end_task(run, task, SKIPPED)
 
     def _expand(self, run: LiveRun, item: Expand) -> Answer:
         task, count = item.task, item.count
@@ -196,7 +198,7 @@ class TaskVerbs(State):
         if family is None or family.count != count:
             if len(run.states) + count > MAX_TASKS or self.live_tasks + count > MAX_TASKS:
                 return FULL
-            self._drop_children(run, task)
+            self.drop_children(run, task)
             family = Family(task, len(run.states), count, run.shape.windows[task])
             self.live_tasks += count
             run.grow(family)

@@ -144,3 +144,11 @@ class MapSuite(Suite):
         await drive.work(1, fails=True)
         await drive.settle(0, SKIPPED, "upstream")
         assert (await drive.ended() or ("",))[0] == RunState.FAILED
+
+    async def test_children_see_what_their_parent_needed(self, drive: Driver) -> None:
+        """So that a condition which each child decides on for itself may ask whether something failed."""
+        await drive.submit(shape([(0, 1)], size=2, policies={0: Policy.HANDLE}))
+        await drive.work(0, fails=True)
+        await drive.expand(1, 2)
+        (found,) = await drive.engine.ready(9)
+        assert [(task.child, task.unmet) for task in found.tasks] == [(0, 1), (1, 1)]
