@@ -99,6 +99,18 @@ class Transaction:
     def begin(self) -> None:
         self._connection.execute(self.dialect.begin)
 
+    def begin_at_once(self) -> bool:
+        """Begins if nobody else has the lock; waits for nothing."""
+        execute = self._connection.execute
+        execute("PRAGMA busy_timeout=0")
+        try:
+            execute(self.dialect.begin)
+        except sqlite3.OperationalError:
+            return False  # whatever it is, the usual way meets it again
+        finally:
+            execute(f"PRAGMA busy_timeout={self.dialect.busy_ms}")
+        return True
+
     def commit(self) -> None:
         self._connection.execute("COMMIT")
 
@@ -119,6 +131,8 @@ class Dialect(Protocol):
     """Begins a transaction that may write."""
     shared: bool
     """True when a second connection sees the same data."""
+    busy_ms: int
+    """How long a transaction waits for the lock."""
 
     def connect(self, *, read_only: bool = False) -> Transaction: ...
 
@@ -178,13 +192,13 @@ class Sqlite:
     def __init__(self, path: Path | None, *, busy_ms: int = 5_000) -> None:
         self.path = path
         self.shared = path is not None
-        self._busy_ms = busy_ms
+        self.busy_ms = busy_ms
 
     def connect(self, *, read_only: bool = False) -> Transaction:
         # Owned by one thread at a time, but opened and closed from others.
         connection = sqlite3.connect(
             ":memory:" if self.path is None else self.path,
-            timeout=self._busy_ms / 1_000,
+            timeout=self.busy_ms / 1_000,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,

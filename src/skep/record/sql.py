@@ -27,6 +27,8 @@ from skep.record.writer import Writer
 P = ParamSpec("P")
 T = TypeVar("T")
 
+FEW: Final = 8
+"""Runs or events that make a small call."""
 READERS: Final = 2
 """Reader threads: a long listing does not hold up a short question."""
 
@@ -57,6 +59,9 @@ class SqlRecord:
 
     async def _write(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.writer.ask(lambda tx: fn(tx, *args, **kwargs))
+
+    async def _write_small(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.writer.ask(lambda tx: fn(tx, *args, **kwargs), small=True)
 
     async def _read(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._readers is None:
@@ -119,7 +124,8 @@ class SqlRecord:
     # -- commands
 
     async def accept(self, new: Sequence[NewRun]) -> list[str | Exception]:
-        return await self._write(runs.accept, new)
+        write = self._write_small if len(new) <= FEW else self._write
+        return await write(runs.accept, new)
 
     async def command(self, run: str, verb: str, data: bytes, at_ms: int) -> Command:
         return await self._write(runs.command, run, verb, data, at_ms)
@@ -136,7 +142,10 @@ class SqlRecord:
     # -- transcription
 
     async def transcribe(self, engine: str, epoch: int, after: int, events: Sequence[Event]) -> None:
-        await self._write(transcribe.transcribe, engine, epoch, after, events)
+        # The end of a run: most likely nothing else is under way that a commit on this thread would hold up.
+        last = bool(events) and len(events) <= FEW and events[-1].kind == "ended"
+        write = self._write_small if last else self._write
+        await write(transcribe.transcribe, engine, epoch, after, events)
 
     # -- reading
 

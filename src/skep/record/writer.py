@@ -29,6 +29,10 @@ T = TypeVar("T")
 
 GROUP_CALLS: Final = 1_000
 """Calls in one transaction at most."""
+QUICK_MS: Final = 1.0
+"""Commits that take less, on the average, do not hold up an event loop."""
+_BUSY: Final = (0,) * 9
+"""In the place of an event loop's queue that cannot be looked into."""
 TRIES: Final = 4
 """How often a transaction is begun before a lock held by another process counts as an error; each waits the busy time-out."""
 
@@ -67,6 +71,7 @@ class Writer:
         self._inline = inline
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._door = threading.Lock()  # between submit and close; and around an inline transaction
+        self._turn = threading.Lock()  # around a transaction, when two threads may make them
         self._open = False
         self._thread: threading.Thread | None = None
         self.calls = 0
@@ -109,14 +114,36 @@ class Writer:
             self._submit(_Job(call, future, None))
         return future
 
-    async def ask(self, call: Callable[[Transaction], T]) -> T:
-        """The same from a coroutine. When inline it never suspends."""
+    async def ask(self, call: Callable[[Transaction], T], *, small: bool = False) -> T:
+        """The same from a coroutine. When inline it never suspends.
+
+        A `small` call of an idle process is run at once on the thread that asks, where the disk commits in less than
+        `QUICK_MS`: handing it over and back costs about as much again as the commit (measured: 0.2 ms of 0.5).
+        """
         if self._inline:
             return self.now(call)
         loop = asyncio.get_running_loop()
+        if small and self.commit_ms < QUICK_MS and len(getattr(loop, "_ready", _BUSY)) <= 1:
+            answer = self._at_once(call)
+            if answer is not None:
+                if answer.error is not None:
+                    raise answer.error
+                return answer.value  # type: ignore[no-any-return]
         future: asyncio.Future[T] = loop.create_future()
         self._submit(_Job(call, future, loop))
         return await future
+
+    def _at_once(self, call: Callable[[Transaction], T]) -> _Answer | None:
+        """One call in a transaction on this thread; None when the writer is at work, or another process has the lock."""
+        if not self._turn.acquire(blocking=False):
+            return None
+        try:
+            if not self._open or not self._queue.empty() or not self._tx.begin_at_once():
+                return None
+            (answer,) = self._transact([_Job(call, Future(), None)], begun=True)
+            return answer
+        finally:
+            self._turn.release()
 
     def now(self, call: Callable[[Transaction], T]) -> T:
         """Runs one call in a transaction on this thread; only for an inline writer."""
@@ -142,7 +169,9 @@ class Writer:
         while more:
             jobs, more = self._gather()
             if jobs:
-                self._answer(self._transact(jobs))
+                with self._turn:
+                    answers = self._transact(jobs)
+                self._answer(answers)
 
     def _gather(self) -> tuple[list[_Job], bool]:
         """Waits for a call, then takes all that are queued; False after the last one."""
@@ -171,13 +200,15 @@ class Writer:
             except RuntimeError:
                 log.warning("%d answers of the record came after their event loop had closed", len(mine))
 
-    def _transact(self, jobs: list[_Job]) -> list[_Answer]:
+    def _transact(self, jobs: list[_Job], begun: bool = False) -> list[_Answer]:
         """All calls in one transaction, which is repeated while another process has the lock."""
         tries = 0
         while True:
             began = time.perf_counter()
             try:
-                self._tx.begin()
+                if not begun:
+                    self._tx.begin()
+                begun = False
                 answers = [self._run(job) for job in jobs]
                 committing = time.perf_counter()
                 self._tx.commit()

@@ -37,6 +37,11 @@ from skep.model.run import Token
 T = TypeVar("T")
 
 
+def _events_last(topic: str) -> bool:
+    """Who places or runs goes first; what is told after that goes into one commit."""
+    return topic == "events"
+
+
 class Core(RunVerbs, TaskVerbs, NodeVerbs):
     """All verbs, synchronous, the clock handed in."""
 
@@ -64,7 +69,7 @@ class MemoryEngine:
             core.stirred.add("events")
         if core.stirred:
             topics, core.stirred = core.stirred, set()
-            for topic in topics:
+            for topic in sorted(topics, key=_events_last):
                 for callback in self._listeners.get(topic, ()):
                     callback()
         return answer
