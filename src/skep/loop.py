@@ -31,6 +31,7 @@ class Loop:
         self.name = name or self.name
         self._wakened = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
         self.failures = 0
         """How often `run_once` raised since the loop was made."""
@@ -80,14 +81,26 @@ class Loop:
                 await asyncio.sleep(0)
             elif not self._stopping:
                 await self._wait(self.interval_s)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _wait(self, seconds: float) -> None:
-        """Until someone wakes the loop, at most so long."""
-        handle = asyncio.get_running_loop().call_later(seconds, self._wakened.set)
-        try:
-            await self._wakened.wait()
-        finally:
-            handle.cancel()
+        """Until someone wakes the loop, at most so long.
+
+        A timer that is due sooner is left as it is, and may wake the loop early: most waits then need no timer of their own.
+        """
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        if self._timer is None or self._timer.when() > due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(due, self._ring)
+        await self._wakened.wait()
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._wakened.set()
 
     async def _rest(self, seconds: float) -> None:
         """So long, whoever wakes the loop, unless it is to stop."""

@@ -125,7 +125,7 @@ class Node:
             if number > self._seen:
                 self._seen = number
                 self._obey(entry)
-        return bool(entries)
+        return len(entries) == TAKE  # else what comes next wakes us
 
     def _obey(self, entry: Grant | Stop | LockGrant) -> None:
         if type(entry) is Grant:

@@ -1,8 +1,9 @@
 """Transcribe: events are copied to the record in order, and only then told to anyone.
 
-While one batch is being committed the next one gathers; when nothing is under way the next event is copied at once. There is
-one exception, because it makes results come sooner: events that only say that tasks were started wait a millisecond for what
-may follow. A task that ends that soon is recorded by one commit in place of two, and its end does not wait for the first.
+While one batch is being committed the next one gathers. When none is, the end of a run and whatever someone waits for is copied
+at once; other events wait a millisecond at the most for what may follow. That makes results come sooner: a task that starts and
+ends within it is recorded by one commit in place of two, and the end does not wait for the first (measured: p50 of a one-task
+run 1.1 ms without, 0.6 with, on a disk that takes no time).
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from skep.model.event import Event
 from skep.record.protocol import Record
 
 BATCH = 5_000
-BEGINNINGS = frozenset({"loaded", "ready", "granted"})
+URGENT = frozenset({"ended", "cancelling", "paused", "resumed"})
+"""What is never kept waiting."""
 FEW = 64
 """Events; with more than these, the commit under way is gathering enough."""
 GATHER_S = 0.001
@@ -43,7 +45,7 @@ class TranscribeLoop(Loop):
             return False
         clock = asyncio.get_running_loop().time
         until = clock() + GATHER_S
-        while len(events) <= FEW and not self._stopping and all(event.kind in BEGINNINGS for event in events):
+        while len(events) <= FEW and not self._stopping and not any(event.kind in URGENT for event in events):
             left_s = until - clock()
             if left_s <= 0:
                 break
