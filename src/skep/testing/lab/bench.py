@@ -174,9 +174,10 @@ def machine(folder: Path) -> str:
 def main() -> None:
     """Prints the table; `--json FILE` keeps the figures."""
     parser = argparse.ArgumentParser(description="Measures speed and size on this machine.")
-    parser.add_argument("names", nargs="*", choices=[*FIGURES, []], help="only these (default: all)")
+    parser.add_argument("names", nargs="*", help=f"only these of {', '.join(FIGURES)} (default: all)")
     parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    parser.add_argument("--write", type=Path, help="put the table into this Markdown file, between its bench marks")
     parser.add_argument("--one", choices=list(BENCHES), help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help="where to write (default: a temporary folder beside the working directory)")
     args = parser.parse_args()
@@ -184,18 +185,22 @@ def main() -> None:
         sys.setswitchinterval(0.0005)
         print(json.dumps(asyncio.run(_embedded(args.one, args.data / "data"))))
         return
+    if unknown := set(args.names) - FIGURES.keys():
+        parser.error(f"there is no {', '.join(sorted(unknown))}; expected some of {', '.join(FIGURES)}")
     found: dict[str, list[list[float]]] = {}
     names = args.names or list(FIGURES)
     where = args.data or Path.cwd()
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=where) as folder:
-        print(machine(Path(folder)), flush=True)
+        described = machine(Path(folder))
+        print(described, flush=True)
         for turn in range(args.runs):
             for name in names:
                 print(f"\r{turn + 1}/{args.runs} {name:<12}", end="", file=sys.stderr, flush=True)
                 with tempfile.TemporaryDirectory(dir=folder) as own:
                     found.setdefault(name, []).append(_once(name, Path(own)))
         print("\r" + " " * 30 + "\r", end="", file=sys.stderr)
-    report = []
+    report: list[dict[str, Any]] = []
+    rows = [f"Measured on {described}.", "", "| what | measured | floor | aim |", "|---|---|---|---|"]
     print(f"\n{'what (median of ' + str(args.runs) + ')':<60} {'measured':>12} {'floor':>10} {'aim':>10}")
     for name in names:
         for at, figure in enumerate(FIGURES[name]):
@@ -209,7 +214,13 @@ def main() -> None:
                 f"{figure.name:<60} {value:>9,.{digits}f} {figure.unit:<2} {figure.floor:>10,g} {figure.aim:>10,g}  {verdict}"
                 f"  ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
             )
+            shown = f"{value:,.{digits}f}{'' if figure.unit == '/s' else ' '}{figure.unit}"
+            rows.append(f"| {figure.name} | {shown} | {figure.floor:,g} | {figure.aim:,g} |")
             report.append({"name": figure.name, "unit": figure.unit, "median": value, "values": values})
+    if args.write:
+        before, _, rest = args.write.read_text().partition("<!-- bench -->\n")
+        after = rest.partition("<!-- /bench -->")[2]
+        args.write.write_text(before + "<!-- bench -->\n" + "\n".join(rows) + "\n<!-- /bench -->" + after)
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
 
