@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skep.errors import NotFoundError, RefusedError, RunFailedError, SkepError, SpecError, WrongStateError
     from skep.sdk.context import context
-    from skep.sdk.ref import index, item
+    from skep.sdk.ref import index, item, secret
     from skep.sdk.task import shell, task
     from skep.sdk.workflow import workflow
 
@@ -27,6 +27,7 @@ __all__ = [
     "context",
     "index",
     "item",
+    "secret",
     "shell",
     "task",
     "workflow",
@@ -36,6 +37,7 @@ _HOMES = {
     "context": "skep.sdk.context",
     "index": "skep.sdk.ref",
     "item": "skep.sdk.ref",
+    "secret": "skep.sdk.ref",
     "shell": "skep.sdk.task",
     "task": "skep.sdk.task",
     "workflow": "skep.sdk.workflow",

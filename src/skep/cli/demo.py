@@ -18,7 +18,7 @@ import typer
 import skep
 from skep.cli.console import Console
 from skep.cli.importing import read_instance
-from skep.cli.options import local_nodes
+from skep.cli.options import local_nodes, take_secrets
 from skep.cli.screen import Line
 from skep.cli.session import Job, run_job, tune
 from skep.cli.summary import summary
@@ -55,6 +55,7 @@ def demo(
     - `skep demo`
     - `skep demo --examples ~/skep/examples`
     """
+    secrets = take_secrets()
     folder = _find_examples(examples)
     clock = SystemClock()
     console = Console(clock, no_color=no_color)
@@ -66,7 +67,7 @@ def demo(
             console.say(*([[]] if number > 1 else []), [(f"{number}. {spec.name}", "bold")], *_wrapped(spec.description), [])
             if number == 1:
                 console.say(*([(f"  node {info.id:<8} ", "blue"), (describe_node(info), "dim")] for info in job.nodes), [])
-            ended = asyncio.run(run_job(job, console, clock))
+            ended = asyncio.run(run_job(job._replace(secrets=secrets), console, clock))
             console.say(*([] if ended.exit_code else [[], *table(ended)]), *summary(ended))
             code = ended.exit_code
             if code:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 import typer
 
+from skep.config import SECRET, secrets_from
 from skep.errors import SpecError
 from skep.model.node import NodeInfo
 from skep.model.units import parse_bytes, parse_duration_ms, parse_priority
@@ -39,6 +41,14 @@ def parse_inputs(pairs: Sequence[str], file: Path | None) -> dict[str, Any]:
         if not isinstance(inputs, dict):
             raise SpecError.at("inputs", f"{file} holds a {type(inputs).__name__}, expected a mapping from names to values")
     return {**inputs, **{name: _json_or_text(value) for name, value in parse_pairs(pairs, "--input").items()}}
+
+
+def take_secrets() -> dict[str, str]:
+    """The secrets in the environment of this process, out of which they are taken: nothing that it starts inherits them."""
+    secrets = secrets_from(os.environ)
+    for name in secrets:
+        del os.environ[SECRET + name]
+    return secrets
 
 
 def _json_or_text(text: str) -> Any:

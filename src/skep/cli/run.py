@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from skep.cli.console import Console
-from skep.cli.options import local_nodes, parse_inputs, parse_pairs, parse_timeout, parse_urgency
+from skep.cli.options import local_nodes, parse_inputs, parse_pairs, parse_timeout, parse_urgency, take_secrets
 from skep.cli.session import Ended, Job, run_job, tune
 from skep.cli.summary import summary
 from skep.cli.target import check_given, check_routes, find_target
@@ -42,7 +42,8 @@ def run(
     """Run a workflow here and now, and watch it.
 
     Everything runs in this process, durably recorded. The output goes to standard output as JSON, the rest to standard error.
-    Ctrl-C cancels the run and waits for its end; a second one ends it at once.
+    Ctrl-C cancels the run and waits for its end; a second one ends it at once. `SKEP_SECRET_NAME` in the environment is the
+    secret `NAME`.
 
     **Examples**
 
@@ -52,6 +53,7 @@ def run(
     - `skep run flow.yaml --node "big:cpu,high-memory;cpu=4" --node "gpu0:cpu,gpu;slots=1"`
     - `skep run flow.yaml --json | jq '.tasks[] | select(.state == "failed")'`
     """
+    secrets = take_secrets()
     clock = SystemClock()
     console = Console(clock, quiet=quiet, no_color=no_color)
     timeout_ms, urgency = parse_timeout(timeout), parse_urgency(priority)
@@ -64,7 +66,7 @@ def run(
         check_routes(target, nodes)
         _enter(target.base)
         tune()
-        job = Job(target.plan, given, nodes, home, target.base, urgency, labels, timeout_ms)
+        job = Job(target.plan, given, nodes, home, target.base, urgency, labels, timeout_ms, secrets)
         ended = asyncio.run(run_job(job, console, clock))
         _tell(ended, console, json)
     raise typer.Exit(ended.exit_code)

@@ -40,6 +40,7 @@ class Job(NamedTuple):
     labels: Mapping[str, str] | None = None
     timeout_ms: int = 0
     """In place of the workflow's own."""
+    secrets: Mapping[str, str] | None = None
 
 
 class Ended(NamedTuple):
@@ -68,7 +69,7 @@ async def run_job(job: Job, console: Console, clock: Clock) -> Ended:
     """Runs it to its end. Raises SkepError when it is refused."""
     view, tails = console.view, _Tails()
     with _interrupts(console) as interrupted:
-        async with Embedded(job.nodes, data=job.data, base=job.base, clock=clock) as embedded:
+        async with Embedded(job.nodes, data=job.data, base=job.base, clock=clock, secrets=job.secrets) as embedded:
             hub = embedded.hub
 
             def on_log(chunks: Sequence[LogChunk]) -> None:

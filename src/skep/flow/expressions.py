@@ -90,8 +90,18 @@ def parse_bare(source: str) -> Expression:
 
 
 def parse_condition(text: str | bool) -> Expression:
-    """The expression of a `when` or `map`, written with or without `${{ }}`; YAML's plain true and false are taken too."""
-    return parse(str(text))
+    """The expression of a `when` or `map`; YAML's plain true and false are taken too.
+
+    Written with or without `${{ }}`, which in a longer condition is as good as parentheses: `len(${{ inputs.x }}) > 3`.
+    """
+    source = str(text).strip()
+    pieces = list(split(source)) if "${{" in source else []
+    if len(pieces) <= 1:
+        return parse(source)
+    outside = "".join("\0" if is_expression else piece for is_expression, piece in pieces)
+    if any("\0" in token[0] for token in _IN_EXPRESSION.finditer(outside)):
+        raise ExpressionError("a `${{ }}` inside of quotes is plain text here; write it without the quotes", source)
+    return parse_bare("".join(f"({parse_bare(piece).source})" if is_expression else piece for is_expression, piece in pieces))
 
 
 class _Reading:

@@ -15,6 +15,7 @@ from skep.flow.decide import Facts, Upstream, run_output
 from skep.flow.evaluation import ExpressionError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.hub.feed import Feed
+from skep.model.encode import encode
 from skep.model.node import ErrorInfo, artifact_of
 from skep.model.run import RunView, TaskView
 from skep.model.spec import WorkflowSpec
@@ -128,7 +129,7 @@ class Runs:
 
     def _encode_inputs(self, spec: WorkflowSpec, given: Mapping[str, Any]) -> bytes:
         try:
-            data = msgspec.json.encode(check_inputs(spec, dict(given)))
+            data = encode(check_inputs(spec, dict(given)))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, SpecError):
                 raise

@@ -112,7 +112,9 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why an attempt failed, as far as its node knows."""
 
     type: str
-    """The exception's class name, or `ExitCode`, `Signal`, `Timeout`, `Cancelled`, `WorkerDied`, `Result`, `NodeLost`."""
+    """The exception's class name, or one of Skep's own: `Cancelled`, `Deadline`, `Executor`, `ExitCode`, `Expression`, `Import`,
+    `Map`, `NotFound`, `Output`, `Result`, `Secrets`, `Signal`, `SpawnError`, `Stub`, `Timeout`, `WorkerDied`; in expressions
+    also `ChildFailed` and `NodeLost`."""
     message: str
     traceback: str = ""
     exit_code: int | None = None

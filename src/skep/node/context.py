@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from skep.errors import SkepError, SupersededError
+from skep.model.encode import encode
 from skep.model.run import EXCLUSIVE, Token
 from skep.model.units import parse_duration_ms
 
@@ -212,7 +213,7 @@ def current_context() -> TaskContext:
 
 def _encode(value: Any, what: str) -> bytes:
     try:
-        data = msgspec.json.encode(value)
+        data = encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TypeError(f"{what} must be JSON (numbers, texts, lists, dictionaries with text keys): {error}") from None
     if len(data) > SAVE_LIMIT:

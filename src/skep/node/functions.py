@@ -13,8 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-import msgspec
-
+from skep.model.encode import encode
 from skep.model.node import ErrorInfo
 
 Function = Callable[..., Any]
@@ -99,7 +98,7 @@ def encode_result(value: Any) -> bytes:
     if value is None:
         return b"null"
     try:
-        output = msgspec.json.encode(value)
+        output = encode(value)
     except Exception as error:  # noqa: BLE001  also what a property of a returned object raises
         if inspect.isgenerator(value) or inspect.isasyncgen(value):
             raise ResultError(f"the result is not JSON: {value.__name__} is a generator. Return a list of its values") from None

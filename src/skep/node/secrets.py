@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from skep.config import SECRET
 from skep.flow.evaluation import ExpressionError, Scope
 from skep.flow.templates import compile_value
 from skep.model.node import Call, ErrorInfo
@@ -99,8 +100,10 @@ def fill_secrets(call: Call, secrets: Mapping[str, str]) -> tuple[Call, Mask]:
             named |= value.secrets
             filled[part] = value.render(scope, quote if part == "call" else None)
     except ExpressionError as error:  # its text never holds a value
-        missing = ", ".join(f"'{name}'" for name in sorted(named - secrets.keys()))
-        raise Failed(ErrorInfo("Secrets", f"this node has no secret {missing}" if missing else str(error))) from None
+        missing = sorted(named - secrets.keys())
+        listed = ", ".join(f"'{name}'" for name in missing)
+        advice = f"this node has no secret {listed}; set {SECRET}{missing[0]} where Skep is started" if missing else str(error)
+        raise Failed(ErrorInfo("Secrets", advice)) from None
     if not isinstance(filled["call"], str):
         filled["call"] = tuple(map(_word, filled["call"]))
     if filled["env"]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skep.config import data_home
+from skep.config import data_home, secrets_from
 from skep.model.node import NodeInfo
 from skep.model.spec import WorkflowSpec
 from skep.node.probe import node_info, probe
@@ -39,7 +40,8 @@ async def run_workflow_async(
     timeout: float | None = None,
 ) -> Any:
     """`run_workflow` for callers on an event loop."""
-    async with Embedded(nodes or [node_info("local", probe())], data=data_home(data)) as embedded:
+    nodes, secrets = nodes or [node_info("local", probe())], secrets_from(os.environ)
+    async with Embedded(nodes, data=data_home(data), secrets=secrets) as embedded:
         run = await embedded.hub.runs.submit(spec, inputs)
         await embedded.hub.runs.wait(run, timeout)
         return await embedded.hub.runs.output(run)

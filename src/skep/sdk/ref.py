@@ -93,6 +93,11 @@ def input_ref(name: str) -> Ref:
     return Ref(f"inputs{_step(name)}")
 
 
+def secret(name: str) -> Any:
+    """A secret, filled in where the task runs: for arguments, commands and `env`; never for conditions or outputs."""
+    return Ref(f"secrets{_step(name)}")
+
+
 def task_name(needed: Any) -> Any:
     """The name of the task that a Ref comes from; anything else as it is. Raises TypeError for a Ref of no task."""
     if not isinstance(needed, Ref):

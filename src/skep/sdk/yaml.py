@@ -83,10 +83,27 @@ def dump(spec: WorkflowSpec) -> str:
 def _data(text: str, source: str) -> Any:
     if text.lstrip().startswith("{"):
         try:
-            return json.loads(text, object_pairs_hook=_unique)
+            data = json.loads(text, object_pairs_hook=_unique)
+            if not _is_deep(data):
+                return data
         except (ValueError, RecursionError):  # YAML, or a mistake: the reader below knows its line
             pass
     return _Reader(text, source).document()
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it has more than MAX_DEPTH levels: not every Python's JSON reader has a bound."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

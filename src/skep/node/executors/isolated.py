@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from skep.config import without_secrets
 from skep.errors import SkepError
 from skep.model.node import Call, ErrorInfo
 from skep.node.attempt import Attempt, Host
@@ -168,7 +169,7 @@ class _Worker(asyncio.Protocol):
             try:
                 process = await self._executor.processes.spawn(
                     [sys.executable, "-P", "-c", START, str(fd), *map(os.path.abspath, sys.path)],
-                    env=os.environ,
+                    env=without_secrets(os.environ),
                     cwd=None if base is None else str(base),
                     on_output=self._on_output,
                     extra_fds=(fd,),

@@ -19,6 +19,7 @@ from tempfile import mkdtemp
 
 import msgspec
 
+from skep.config import without_secrets
 from skep.errors import SkepError
 from skep.model.node import Call, ErrorInfo
 from skep.node.attempt import Attempt, Host
@@ -232,7 +233,7 @@ class ShellExecutor:
     async def _spawn(self, attempt: Attempt, call: Call, log: Log, folder: Path) -> Process:
         grant = attempt.grant
         env = {
-            **os.environ,
+            **without_secrets(os.environ),
             **(call.env or {}),
             "SKEP_RUN": grant.run,
             "SKEP_TASK": grant.name,
