@@ -142,7 +142,7 @@ WHAT_FUNCTIONS_DO = {
 }
 WHAT_NAMES_ARE = {
     "inputs": "The run's inputs: `inputs.NAME`.",
-    "tasks": "Other tasks: `tasks.NAME.output`, `tasks.NAME.state`. It makes the edge.",
+    "tasks": "Others: `tasks.NAME.output`, `.state`; `.error` with `type` and `message`, of a failed one. It makes the edge.",
     "item": "The item of a child of a map.",
     "index": "Its position, from 0.",
     "run": "The run: `run.id`, `run.workflow`, `run.namespace`.",

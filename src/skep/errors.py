@@ -10,6 +10,8 @@ class SkepError(Exception):
     """The root of all of them. `exit_code` is what the command line ends with (see the table in docs/reference.md)."""
 
     exit_code = 1
+    problems: Sequence[Problem] = ()
+    """What is wrong and where, as far as it has a place."""
 
 
 class Problem(NamedTuple):

@@ -1,7 +1,7 @@
 """The one shape of every background loop: wake, run once, wait.
 
     start() ──► run_once() ──► more work? yes: again at once · no: wait for wake() or for the interval ──► ...
-                   │ raised: logged, counted, waited out with a growing pause (never an end, never a hot spin)
+                   │ raised: told, counted, waited out with a growing pause (never an end, never a hot spin)
     stop()  ──► the pass in progress is let finish, then the loop ends
 
 A loop is its `run_once`; start, stop, stop twice and stop before start are tested once for all of them.
@@ -12,11 +12,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
+
+
+class Trouble(NamedTuple):
+    """Passes that raise, one after the other."""
+
+    loop: str
+    since_s: float
+    """On the clock of the event loop."""
+    error: Exception
+    """The last one."""
 
 
 class Loop:
@@ -35,6 +46,10 @@ class Loop:
         self._stopping = False
         self.failures = 0
         """How often `run_once` raised since the loop was made."""
+        self.trouble: Trouble | None = None
+        """Since when all passes raise; None when the last one did not."""
+        self.on_trouble: Callable[[Loop], None] | None = None
+        """Called after each pass that raised, and after the first that did not any more; without it the loop logs the first."""
 
     async def run_once(self) -> bool:
         """Does one bounded piece of work. True when there is more to do at once."""
@@ -70,13 +85,16 @@ class Loop:
             self._wakened.clear()
             try:
                 more = await self.run_once()
-            except Exception:
-                self.failures += 1
-                log.exception("%s: a pass failed; next try in %.2f s", self.name, pause_s)
+            except Exception as error:  # noqa: BLE001  whatever it is, the loop goes on
+                self._failed(error, pause_s)
                 await self._rest(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
                 continue
             pause_s = FIRST_PAUSE_S
+            if self.trouble is not None:
+                self.trouble = None
+                if self.on_trouble is not None:
+                    self.on_trouble(self)
             if more:
                 await asyncio.sleep(0)
             elif not self._stopping:
@@ -84,6 +102,16 @@ class Loop:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _failed(self, error: Exception, pause_s: float) -> None:
+        is_news = self.trouble is None and self.on_trouble is None
+        level = logging.ERROR if is_news else logging.DEBUG
+        log.log(level, "%s: a pass failed; next try in %.2f s", self.name, pause_s, exc_info=error)
+        self.failures += 1
+        since_s = self.trouble.since_s if self.trouble is not None else asyncio.get_running_loop().time()
+        self.trouble = Trouble(self.name, since_s, error)
+        if self.on_trouble is not None:
+            self.on_trouble(self)
 
     async def _wait(self, seconds: float) -> None:
         """Until someone wakes the loop, at most so long.

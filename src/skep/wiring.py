@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -14,14 +15,15 @@ from typing import IO
 
 from skep.clock import Clock, SystemClock
 from skep.engine.memory import MemoryEngine
-from skep.errors import RecordError
+from skep.errors import RecordError, SkepError
 from skep.hub.feed import Feed
 from skep.hub.hub import Hub
 from skep.hub.nodes import Nodes
 from skep.hub.runs import Runs, new_run_id
-from skep.loop import Loop
+from skep.loop import Loop, Trouble
 from skep.model.event import Event
 from skep.model.node import NodeInfo
+from skep.model.units import format_duration
 from skep.node.attempt import Executor
 from skep.node.executors.isolated import IsolatedExecutor
 from skep.node.executors.python import PythonExecutor
@@ -36,10 +38,15 @@ from skep.upkeep.outputs import Outputs
 from skep.upkeep.place import PlaceLoop
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
+from skep.upkeep.watch import Watch, described
 
 log = logging.getLogger(__name__)
 
 RECORD_FILE = "record.sqlite"
+GIVE_UP_S = 20.0
+"""How long the record, or a loop without which no run ends, may fail without a break before the runs are given up."""
+CLOSE_S = 5.0
+"""For what is still to be recorded when they are."""
 IDLE_S = 3600.0
 """Between two looks for work that nobody told of, on virtual time: every look costs real time."""
 
@@ -47,8 +54,9 @@ IDLE_S = 3600.0
 class Embedded:
     """One engine of its own in this process, with its nodes: `skep run`, `Workflow.run`, tests.
 
-    It restores nothing. While it lives it holds a file lock; whoever next opens the record and finds such a lock free ends the
-    runs of that engine as failed (`abandoned`).
+    It restores nothing. When the record or a loop fails for too long it gives its runs up, and who waits for their end is told.
+    While it lives it holds a file lock; whoever next opens the record and finds such a lock free ends the runs of that engine
+    as failed (`abandoned`).
     """
 
     def __init__(
@@ -61,10 +69,11 @@ class Embedded:
         secrets: Mapping[str, str] | None = None,
         inline: Callable[[NodeInfo], Sequence[Executor]] | None = None,
         chance: Callable[[], float] = random.random,
+        give_up_s: float | None = None,
     ) -> None:
         """`data`: the data directory; None keeps everything in memory. `base`: where shell tasks start. `chance`: from 0 to 1,
         for the jitter of back-off. `inline`: makes the executors of a node, and everything runs on one event loop without
-        threads, for tests on virtual time."""
+        threads, for tests on virtual time. `give_up_s`: in place of `GIVE_UP_S`."""
         self._data = data
         self._base = base or Path.cwd()
         self._clock = clock or SystemClock()
@@ -80,6 +89,11 @@ class Embedded:
         self._processes: Processes | None = None
         """One for all nodes: the commands and workers of this process."""
         self._loops: list[Loop] = []
+        self._feed = Feed()
+        self._watch = Watch(GIVE_UP_S if give_up_s is None else give_up_s, self._give_up_for)
+        self._recorded_ms = 0
+        """When the last recorded event happened."""
+        self._failure: SkepError | None = None
 
     async def open(self) -> Embedded:
         """Raises RecordError when the data directory cannot be used."""
@@ -102,7 +116,6 @@ class Embedded:
     async def _start(self, engine: MemoryEngine) -> None:
         catalog = Catalog(self.record)
         outputs = Outputs(engine, self.record, catalog)
-        feed = Feed()
         load = LoadLoop(engine, self.record, catalog, self._clock, self._id)
         place = PlaceLoop(engine, catalog, outputs, self._clock)
 
@@ -111,7 +124,8 @@ class Embedded:
                 if event.kind == "ended":
                     load.forget(event.run)
                     catalog.forget(event.run)
-            feed.publish(events)
+            self._recorded_ms = events[-1].at_ms
+            self._feed.publish(events)
 
         transcribe = TranscribeLoop(engine, self.record, self._id, told)
         promote, reap = PromoteLoop(engine, self._clock), ReapLoop(engine, self._clock)
@@ -120,17 +134,20 @@ class Embedded:
         engine.listen("events", transcribe.wake)
         for timer in (promote, reap):
             engine.listen("due", timer.wake)
-        runs = Runs(self.record, catalog, load, feed, self._clock, self._id)
-        self.hub = Hub(runs, Nodes(engine, self.record, catalog, self._clock, self._chance), feed)
+        runs = Runs(self.record, catalog, load, self._feed, self._clock, self._id)
+        self.hub = Hub(runs, Nodes(engine, self.record, catalog, self._clock, self._chance), self._feed)
         if self._inline is not None:
             for loop in self._loops:
                 loop.interval_s = IDLE_S
             promote.longest_s = reap.longest_s = IDLE_S
+        self._watch.over(self._loops)
         for loop in self._loops:
             loop.start()
         idle_s = Loop.interval_s if self._inline is None else IDLE_S
         for info in self._infos:
             node = Node(info, self.hub.nodes, self._executors(info), self._clock, idle_s)
+            self._watch.over(node.loops)
+            self._watch.over(node.side_loops, vital=False)
             await node.open()
             self.nodes.append(node)
 
@@ -143,7 +160,11 @@ class Embedded:
         return [python, shell, IsolatedExecutor(self._processes, max(info.cpu_milli // 1000, 1), self._base, self._secrets)]
 
     async def close(self) -> None:
-        """Stops the nodes, records what they still had to say, stops the loops. Harmless when repeated."""
+        """Stops the nodes, records what they still had to say, stops the loops. Harmless when repeated.
+
+        What fails now is given up: then nothing is recorded that would have to wait, and nothing raises any more.
+        """
+        self._watch.end()
         nodes, self.nodes = self.nodes, []
         loops, self._loops = self._loops, []
         try:
@@ -151,18 +172,59 @@ class Embedded:
                 await node.close()
             if self._processes is not None:
                 await self._processes.close()
-            for loop in reversed(loops):
-                await loop.stop()
-            for loop in loops[:1]:
-                while await loop.run_once():
-                    pass
-            if loops:
-                await self.record.abandon(self._id, self._clock.now_ms())
+            async with asyncio.timeout(CLOSE_S if self._failure else None):
+                await self._finish(loops)
+        except Exception:
+            if self._failure is None:
+                raise
+            log.debug("closing after %s", self._failure, exc_info=True)
         finally:
             await self.record.close()
             if self._lock is not None:
                 _unlock(self._lock)
                 self._lock = None
+
+    async def _finish(self, loops: Sequence[Loop]) -> None:
+        for loop in reversed(loops):
+            await loop.stop()
+        try:
+            for transcribe in loops[:1]:
+                while await transcribe.run_once():
+                    pass
+        finally:
+            if loops:
+                await self.record.abandon(self._id, self._clock.now_ms())
+
+    # -- trouble
+
+    def hurry(self) -> None:
+        """Somebody wants it to end: what fails now, or later for more than a moment, is given up."""
+        self._watch.hurry()
+
+    def give_up(self, error: SkepError) -> None:
+        """For what was to end the runs and failed itself: whoever waits for their end is told."""
+        self._give_up_for(Trouble("", asyncio.get_running_loop().time(), error))
+
+    def _give_up_for(self, trouble: Trouble) -> None:
+        if self._failure is not None:
+            return
+        lasted_ms = round((asyncio.get_running_loop().time() - trouble.since_s) * 1000)
+        text = (
+            f"{described(trouble)}\nThis went on for {format_duration(lasted_ms)}; the run was given up and all of it stopped. "
+        )
+        if isinstance(trouble.error, RecordError):
+            self.record.give_up()
+            self._failure = RecordError(text + self._kept())
+        else:
+            advice = "It is a fault of Skep's own; SKEP_DEBUG=1 shows where"
+            self._failure = SkepError(f"{text}In the record it ends as abandoned. {advice}")
+        self._feed.fail(self._failure)
+
+    def _kept(self) -> str:
+        if self._data is None or not self._recorded_ms:
+            return "Nothing of it is kept"
+        until = time.strftime("%H:%M:%S", time.localtime(self._recorded_ms / 1000))
+        return f"It is recorded up to {until}; the next `skep run` on this data ends this run as abandoned"
 
     async def __aenter__(self) -> Embedded:
         return await self.open()

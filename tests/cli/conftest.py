@@ -26,6 +26,7 @@ class Skep:
         self.folder = folder
         self.home = folder / "home"
         self.mark = uuid.uuid4().hex
+        self.program = ["-m", "skep"]
         self.started: list[subprocess.Popen[str]] = []
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKEP_", "NO_COLOR", "PYTEST"))}
         self.env = {
@@ -54,7 +55,7 @@ class Skep:
         self, *args: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "skep", *args],
+            [sys.executable, *self.program, *args],
             cwd=self.folder,
             env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL,

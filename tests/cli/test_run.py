@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -205,7 +206,7 @@ def test_wrong_usage_ends_with_2(skep: Any, options: list[str]) -> None:
         ("absent.yaml", "absent.yaml: cannot be read"),
         ("absent", "expected a YAML or JSON file, module:workflow or file.py:workflow"),
         ("absent:flow", "absent:flow cannot be loaded: ModuleNotFoundError"),
-        ("raises.py:flow", "raises.py:flow cannot be loaded: ZeroDivisionError"),
+        ("raises.py:flow", "raises.py:flow cannot be loaded: \nTraceback"),
         ("flows.py:nope", "(greeting, failing)"),
         ("flows.py", "(greeting, failing)"),
         (".", "is a directory"),
@@ -217,6 +218,24 @@ def test_a_target_that_leads_nowhere_is_refused(skep: Any, target: str, message:
     done = skep("run", target, code=3)
     assert message in done.stderr
     assert "fault of Skep" not in done.stderr
+
+
+def test_code_that_does_not_load_shows_its_own_frames_and_the_error_once(skep: Any) -> None:
+    skep.file("helper.py", "def divide(by):\n    return 1 / by\n")
+    skep.file("raises.py", "import helper\n\nhelper.divide(0)\n")
+    skep.file(
+        "builds.py", "from skep import workflow\n\n@workflow\ndef flow():\n    raise KeyError('x') from OSError('gone')\n"
+    )
+    skep.file("typo.py", "def flow(:\n")
+    said = skep("run", "raises.py", code=3).stderr
+    assert re.findall(r'File ".*?(\w+\.py)", line (\d+)', said) == [("raises.py", "3"), ("helper.py", "2")]
+    assert said.count("ZeroDivisionError") == 1
+    said = skep("run", "builds.py", code=3).stderr
+    assert re.findall(r'File ".*?(\w+\.py)", line (\d+)', said) == [("builds.py", "5")]
+    assert said.count("KeyError: 'x'") == said.count("OSError: gone") == 1
+    said = skep("run", "typo.py", code=3).stderr
+    assert re.findall(r'File ".*?(\w+\.py)", line (\d+)', said) == [("typo.py", "1")]
+    assert said.count("SyntaxError") == 1
 
 
 def test_a_data_directory_that_cannot_be_made_is_said(skep: Any) -> None:

@@ -25,7 +25,7 @@ def plan(tasks: dict[str, Any], **given: Any) -> Plan:
 
 
 def facts(made: Plan, upstream: dict[str, Any] | None = None, **inputs: Any) -> Facts:
-    """`upstream`: name to state, or to (state, output)."""
+    """`upstream`: name to state, or to (state, output, error)."""
     seen = {
         made.index[name]: Upstream(*end) if isinstance(end, tuple) else Upstream(end) for name, end in (upstream or {}).items()
     }

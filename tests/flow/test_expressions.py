@@ -199,10 +199,31 @@ def test_an_error_never_shows_a_secret(source: str) -> None:
     ("written", "value"),
     [
         ("inputs.x > 2", True), ("${{ inputs.x > 5 }}", False), (True, True), (False, False),
+        ("${{ inputs.x }} == 3", True), ("len(${{ inputs.list }}) > 3", False), ("not ${{ inputs.x > 5 or false }}", True),
+        ("2 * ${{ inputs.x - 1 }} == 4", True), ("${{ inputs.name }} == '}}' or ${{ inputs.x }} > 2", True),
+        ("${{ inputs.name == '}}' }} or '$${{' == '${' + '{'", True),
     ],
 )  # fmt: skip
 def test_a_condition_is_taken_with_or_without_its_braces(written: str | bool, value: bool) -> None:
     assert parse_condition(written).evaluate(SCOPE) is value
+
+
+def test_a_condition_of_parts_says_what_it_refers_to() -> None:
+    found = parse_condition("${{ inputs.x }} > len(${{ tasks.a.output }})")
+    assert (found.inputs, found.tasks) == ({"x"}, {"a"})
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("'${{ inputs.name }}' == 'Ada'", "inside of quotes"), ("x == \"${{ inputs.name }}", "inside of quotes"),
+        ("${{ inputs.x) + (inputs.x }} == 3", "expected an expression"), ("${{ inputs.x }} ${{ inputs.x }}", "expected a call"),
+        ("${{ inputs.x", "expected }}"), ("${{ }} == 3", "expected an expression of 1"),
+    ],
+)  # fmt: skip
+def test_a_condition_whose_parts_are_no_expressions_is_refused(written: str, problem: str) -> None:
+    with pytest.raises(ExpressionError, match=problem):
+        parse_condition(written)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ async def test_the_same_key_again_is_the_first_run(stage: Stage) -> None:
         ({"y": 1}, r"inputs\.y: there is no such input"),
         ({}, r"inputs\.x: is required: give it a value"),
         ({"x": object()}, "inputs: must be JSON"),
+        ({"x": [None, float("nan")]}, "inputs: must be JSON: JSON has no nan"),
         ({"x": "a" * MAX_INPUTS}, "inputs: have 8,388,616 bytes, 8,388,608 are allowed; pass a path or URL instead"),
     ],
 )

@@ -62,6 +62,20 @@ def bad():
     except TypeError as error:
         return str(error)
 
+def unbounded():
+    found = []
+    for keep in (context.checkpoint.save, lambda value: context.state.put("x", value)):
+        try:
+            keep({"loss": [None, float("nan")]})
+        except TypeError as error:
+            found.append(str(error))
+    return found
+
+def endless():
+    return {"a": None, "loss": float("inf")}
+
+async def unbounded_async(): return unbounded()
+async def endless_async(): return endless()
 async def say_async(): return say()
 async def again_async(): return again()
 async def later_async(): return later()
@@ -160,6 +174,16 @@ async def test_a_lost_race_for_shared_state(stage: Stage, task: Any) -> None:
 async def test_what_is_saved_must_be_json(stage: Stage, task: Any) -> None:
     view = await stage.run(a=task("bad"))
     assert view.output["a"].startswith("a checkpoint must be JSON")
+
+
+async def test_nan_and_infinity_are_neither_saved_nor_given(stage: Stage, task: Any) -> None:
+    view = await stage.run(a=task("unbounded"))
+    assert [text.partition(" must")[0] for text in view.output["a"]] == ["a checkpoint", "a shared value"]
+    assert all("JSON has no nan" in text for text in view.output["a"])
+    view = await stage.run(a=task("endless"))
+    assert view.tasks[0].error is not None
+    assert view.tasks[0].error["type"] == "Result"
+    assert "JSON has no inf" in view.tasks[0].error["message"]
 
 
 async def test_a_wait_for_a_lock_that_is_given_up_takes_nothing(stage: Stage) -> None:

@@ -2,6 +2,8 @@
 
 import sys
 import threading
+from dataclasses import dataclass
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,24 @@ class Point(msgspec.Struct):
 )
 def test_results(value: Any, data: bytes) -> None:
     assert encode_result(value) == data
+
+
+@dataclass
+class Loss:
+    values: Any
+
+
+@pytest.mark.parametrize(
+    "value", [nan, [1.0, {"a": (inf,)}], {"a": None, "b": -inf}, Loss({1: [nan]}), Point(nan), [msgspec.Raw(b"1"), nan]]
+)
+def test_a_result_that_json_has_no_number_for(value: Any) -> None:
+    with pytest.raises(ResultError, match=r"the result is not JSON: JSON has no (nan|-?inf); give null"):
+        encode_result(value)
+
+
+@pytest.mark.parametrize("value", [{"a": None}, "null", [None, 1.5], Loss(None), [msgspec.Raw(b"null")], {1: None}])
+def test_a_result_with_null_is_one(value: Any) -> None:
+    assert b"null" in encode_result(value)
 
 
 def test_a_result_that_raises() -> None:

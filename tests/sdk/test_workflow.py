@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import skep
-from skep import item, shell, task, workflow
+from skep import item, secret, shell, task, workflow
 from skep.errors import SkepError, SpecError
 from skep.model.spec import WorkflowSpec
 from skep.sdk import workflow as workflow_module
@@ -163,6 +163,27 @@ def test_every_option_of_a_workflow() -> None:
 
 
 # -- when it is built
+
+
+def test_secrets_and_conditions_over_refs() -> None:
+    @workflow
+    def publish(pages: list[str]) -> None:
+        fetched = fetch(secret("URL"))
+        shell(f"upload --key {secret('KEY')}", name="upload", env={"TOKEN": secret("A-1")}, when=f"len({pages}) > {fetched}")
+
+    same(
+        publish,
+        """
+        name: publish
+        required: [pages]
+        tasks:
+          fetch: {python: FETCH, with: {url: "${{ secrets.URL }}"}}
+          upload:
+            run: upload --key ${{ secrets.KEY }}
+            env: {TOKEN: "${{ secrets['A-1'] }}"}
+            when: len(${{ inputs.pages }}) > ${{ tasks.fetch.output }}
+        """,
+    )
 
 
 def test_it_is_built_once_and_only_when_asked() -> None:

@@ -72,6 +72,65 @@ async def test_a_handler_takes_care_and_the_run_goes_on(stage: Stage) -> None:
     assert node.calls["fix"].call == "x failed"
 
 
+TOLD = "${{ tasks.b.error.type }}: ${{ tasks.b.error.message }}"
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_a_handler_can_say_why(stage: Stage, recorded: bool) -> None:
+    """From the stream, or from the record when the stream has it no more."""
+    node = await stage.node(script={"b": Failed("OSError", "no room")})
+    run = await stage.submit({"b": RUN | {"on_failure": {"run": "tell"}}, "tell": {"run": ["x", TOLD]}})
+    if recorded:
+        await stage.pass_(stage.load, stage.place)
+        await node.turn()
+        await stage.pass_(stage.transcribe)
+        assert await stage.engine.backlog() == 0
+    while "tell" not in node.calls:
+        await stage.pass_(stage.load, stage.place)
+        assert await node.turn()
+    assert (stage.transcribe.mark > 0) is recorded
+    assert node.calls["tell"].call == ("x", "OSError: no room")
+    await stage.go()
+    assert await stage.end(run) == ("succeeded", None)
+
+
+async def test_why_a_map_failed_is_why_its_first_failed_child_did(stage: Stage) -> None:
+    node = await stage.node(script={"b[0]": 1, "b[1]": Failed("First", "one"), "b[2]": Failed("Second", "two")})
+    tasks = {
+        "b": RUN | {"map": "range(3)", "on_failure": {"run": "tell"}},
+        "tell": {"run": ["x", TOLD]},
+    }
+    view = await stage.run(tasks, output={"why": "${{ tasks.b.error }}"})
+    assert node.calls["tell"].call == ("x", "First: one")
+    assert (view.state, view.output) == ("succeeded", {"why": {"type": "First", "message": "one"}})
+
+
+async def test_what_did_not_fail_has_no_error(stage: Stage) -> None:
+    node = await stage.node(script={"b": Failed()})
+    tasks = {
+        "a": RUN,
+        "b": RUN,
+        "c": RUN | {"needs": ["b"]},
+        "tell": {"run": ["x", "${{ tasks.a.error }}", "${{ tasks.c.error }}"], "when": "always()"},
+    }
+    view = await stage.run(tasks)
+    assert view.state == "failed"
+    assert node.calls["tell"].call == ("x", "null", "null")
+
+
+async def test_what_failed_without_an_error_tells_its_reason(stage: Stage) -> None:
+    node = await stage.node()
+    tasks = {
+        "b": RUN | {"deadline": "1s", "requires": ["gpu"], "on_failure": {"run": "tell"}},
+        "tell": {"run": ["x", TOLD]},
+    }
+    run = await stage.submit(tasks)
+    await stage.go()
+    await stage.go(2_000)
+    assert await stage.end(run) == ("succeeded", None)
+    assert node.calls["tell"].call == ("x", "Deadline: deadline")
+
+
 async def test_a_handler_of_what_succeeded_is_skipped_as_met(stage: Stage) -> None:
     await stage.node()
     run = await stage.submit(with_policy({"run": "fix"}) | {"fix": RUN, "after": RUN | {"needs": ["fix"]}})

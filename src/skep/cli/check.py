@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from skep.cli.problems import problems_of
 from skep.cli.target import find_target
-from skep.errors import SkepError, SpecError
+from skep.errors import SkepError
 from skep.flow import graph
 from skep.flow.plan import Plan
 from skep.model.node import Requirement
@@ -36,10 +37,10 @@ def check(
     try:
         plan = find_target(workflow).plan
     except SkepError as error:
-        if json:
-            problems = [problem._asdict() for problem in error.problems] if isinstance(error, SpecError) else []
-            _print({"ok": False, "problems": problems or [{"path": "", "message": str(error), "line": None}]})
-        raise
+        if not json:
+            raise
+        _print({"ok": False, "problems": problems_of(error)})
+        raise typer.Exit(error.exit_code) from None
     if graph:
         typer.echo(mermaid(plan), nl=False)
     elif json:

@@ -8,10 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
+
 from skep.cli.lines import Lines
 from skep.cli.live import Live
+from skep.cli.problems import problems_of
 from skep.cli.screen import Line, paint
 from skep.clock import Clock
+from skep.errors import SkepError
 from skep.node.capture import capture
 
 
@@ -26,7 +30,8 @@ class Console:
         self._out = -1
 
     @contextmanager
-    def open(self) -> Iterator[Console]:
+    def open(self, *, json: bool = False) -> Iterator[Console]:
+        """`json`: an error that passes goes to standard output as a document."""
         sys.stdout.flush()
         self._out = os.dup(1)
         os.dup2(2, 1)
@@ -37,6 +42,11 @@ class Console:
         try:
             with capture(self.view.outside):
                 yield self
+        except SkepError as error:
+            if json:
+                found = {"error": str(error), "problems": problems_of(error)}
+                self.document(msgspec.json.format(msgspec.json.encode(found), indent=2))
+            raise
         finally:
             logger.removeHandler(handler)
             logger.propagate = True
@@ -72,6 +82,13 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         for line in self._lines(record):
             self._view.say(line)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """With the traceback only for those who asked for it."""
+        text, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+        if os.environ.get("SKEP_DEBUG"):
+            return super().format(record)
+        return text if error is None or str(error) in text else f"{text}: {type(error).__name__}: {error}"
 
     def _lines(self, record: logging.LogRecord) -> Sequence[Line]:
         first, *more = self.format(record).split("\n")

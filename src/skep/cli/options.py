@@ -95,9 +95,11 @@ def _node(text: str, probed: NodeInfo) -> NodeInfo:
         for pair in filter(None, rest):
             key, _, value = (part.strip() for part in pair.partition("="))
             if key == "slots":
+                if not (value.isdecimal() and int(value)):
+                    raise ValueError(f"slots: found {value!r}, expected a whole number from 1")
                 changes["slots"] = int(value)
             elif key == "cpu":
-                changes["cpu_milli"] = round(float(value) * 1_000)
+                changes["cpu_milli"] = _milli(value)
             elif key in ("memory", "vram"):
                 changes[key] = parse_bytes(value)
             else:
@@ -106,3 +108,14 @@ def _node(text: str, probed: NodeInfo) -> NodeInfo:
         example = "name:cap,cap;slots=4;cpu=2;memory=8GB;label=value"
         raise typer.BadParameter(f"{text!r}: {error}; expected {example}", param_hint="--node") from None
     return msgspec.structs.replace(probed, **changes)
+
+
+def _milli(text: str) -> int:
+    """Thousandths of a core. Raises ValueError."""
+    try:
+        cores = float(text)
+    except ValueError:
+        cores = 0
+    if not 0 < cores < 1_000_000:
+        raise ValueError(f"cpu: found {text!r}, expected a number of cores such as 2 or 0.5")
+    return round(cores * 1_000)

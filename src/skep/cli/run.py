@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -18,6 +18,8 @@ from skep.cli.summary import summary
 from skep.cli.target import check_given, check_routes, find_target
 from skep.clock import SystemClock
 from skep.config import data_home
+
+NODE: Final = 'A local node, such as "fast:cpu,ssd;slots=4"; without ":" it has what this machine has. Repeat it.'
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -31,10 +33,7 @@ def run(
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="Longest duration of the run, such as 10m.")] = None,
     priority: Annotated[str | None, typer.Option(metavar="N|NAME", help="1 to 10, or low, normal, high, critical.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label of the run. Repeat it.")] = None,
-    node: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NODE", help='A local node, such as "fast:cpu,ssd;slots=4;cpu=2". Repeat it.'),
-    ] = None,
+    node: Annotated[list[str] | None, typer.Option(metavar="NODE", help=NODE)] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Where runs are kept (or set SKEP_HOME).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live view; say only what fails, and the end.")] = False,
     no_color: Annotated[bool, typer.Option("--no-color", help="Plain lines without colours (or set NO_COLOR).")] = False,
@@ -57,10 +56,11 @@ def run(
     clock = SystemClock()
     console = Console(clock, quiet=quiet, no_color=no_color)
     timeout_ms, urgency = parse_timeout(timeout), parse_urgency(priority)
-    given, labels = parse_inputs(input or (), inputs), parse_pairs(label or (), "--label")
+    labels = parse_pairs(label or (), "--label")
     nodes = local_nodes(node or ())
     home = data_home(data)
-    with console.open():
+    with console.open(json=json):
+        given = parse_inputs(input or (), inputs)
         target = find_target(workflow)
         check_given(target, given)
         check_routes(target, nodes)

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from skep.cli.console import Console
 from skep.cli.live import Live
 from skep.clock import Clock
+from skep.errors import SkepError
 from skep.flow.plan import Plan
-from skep.hub.runs import Runs
 from skep.model.event import Event
 from skep.model.node import LogChunk, NodeInfo
 from skep.model.run import RunView
@@ -66,34 +66,43 @@ def tune() -> None:
 
 
 async def run_job(job: Job, console: Console, clock: Clock) -> Ended:
-    """Runs it to its end. Raises SkepError when it is refused."""
-    view, tails = console.view, _Tails()
+    """Runs it to its end. Raises SkepError when it is refused, or given up since the record fails."""
     with _interrupts(console) as interrupted:
-        async with Embedded(job.nodes, data=job.data, base=job.base, clock=clock, secrets=job.secrets) as embedded:
-            hub = embedded.hub
+        try:
+            return await _run(job, console, clock, interrupted)
+        except SkepError as error:
+            if interrupted.is_set():
+                error.exit_code = CANCELLED
+            raise
 
-            def on_log(chunks: Sequence[LogChunk]) -> None:
-                tails.log(chunks)
-                view.log(chunks)
 
-            hub.nodes.on_log, hub.nodes.on_progress = on_log, view.progress
-            hub.feed.subscribe(tails.events)
-            hub.feed.subscribe(view.events)
-            hub.runs.keep(job.plan)
-            run = await hub.runs.submit(
-                job.plan.spec, job.inputs, priority=job.priority, labels=job.labels, timeout_ms=job.timeout_ms
-            )
-            view.begin(job.plan, run)
-            helpers = [asyncio.create_task(_cancel(interrupted, hub.runs, run))]
-            if isinstance(view, Live):
-                helpers.append(asyncio.create_task(_draw(view)))
-            try:
-                await hub.runs.wait(run)
-            finally:
-                for helper in helpers:
-                    helper.cancel()
-                view.end()
-            return Ended(await hub.runs.view(run), job.plan, tails.texts())
+async def _run(job: Job, console: Console, clock: Clock, interrupted: asyncio.Event) -> Ended:
+    view, tails = console.view, _Tails()
+    async with Embedded(job.nodes, data=job.data, base=job.base, clock=clock, secrets=job.secrets) as embedded:
+        hub = embedded.hub
+
+        def on_log(chunks: Sequence[LogChunk]) -> None:
+            tails.log(chunks)
+            view.log(chunks)
+
+        hub.nodes.on_log, hub.nodes.on_progress = on_log, view.progress
+        hub.feed.subscribe(tails.events)
+        hub.feed.subscribe(view.events)
+        hub.runs.keep(job.plan)
+        run = await hub.runs.submit(
+            job.plan.spec, job.inputs, priority=job.priority, labels=job.labels, timeout_ms=job.timeout_ms
+        )
+        view.begin(job.plan, run)
+        helpers = [asyncio.create_task(_cancel(interrupted, embedded, run))]
+        if isinstance(view, Live):
+            helpers.append(asyncio.create_task(_draw(view)))
+        try:
+            await hub.runs.wait(run)
+        finally:
+            for helper in helpers:
+                helper.cancel()
+            view.end()
+        return Ended(await hub.runs.view(run), job.plan, tails.texts())
 
 
 async def _draw(view: Live) -> None:
@@ -102,9 +111,13 @@ async def _draw(view: Live) -> None:
         view.tick()
 
 
-async def _cancel(interrupted: asyncio.Event, runs: Runs, run: str) -> None:
+async def _cancel(interrupted: asyncio.Event, embedded: Embedded, run: str) -> None:
     await interrupted.wait()
-    await runs.cancel(run, "interrupted")
+    embedded.hurry()
+    try:
+        await embedded.hub.runs.cancel(run, "interrupted")
+    except SkepError as error:
+        embedded.give_up(error)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 import msgspec
@@ -19,25 +19,41 @@ MOST: Final = 10
 TAIL: Final = 10
 """Lines of a failed task's log."""
 
-COLORS: Final = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "skipped": "dim"}
+TOLERATED: Final = "failed and tolerated"
+COLORS: Final = {"succeeded": "green", "failed": "red", TOLERATED: "yellow", "cancelled": "yellow", "skipped": "dim"}
 
 
 def summary(ended: Ended) -> list[Line]:
     """What failed and why, then one line about the whole run."""
     view = ended.view
+    tolerated = _tolerated(ended)
     failed = [task for task in view.tasks if task.state == "failed" and task.reason != "child_failed"]
     lines: list[Line] = []
-    for task in failed[:MOST]:
+    for task in (wrong := [task for task in failed if task.index not in tolerated])[:MOST]:
         lines += [[], *_failure(task, ended.tails.get(task.index, ""))]
-    if len(failed) > MOST:
-        lines += [[], [(f"and {len(failed) - MOST:,} more failed tasks; --json has all of them", "red")]]
-    return [*lines, *([[]] if lines else []), headline(view)]
+    if len(wrong) > MOST:
+        lines += [[], [(f"and {len(wrong) - MOST:,} more failed tasks; --json has all of them", "red")]]
+    borne = [task for task in failed if task.index in tolerated]
+    lines += [[], *map(_tolerance, borne[:MOST])] if borne else []
+    if len(borne) > MOST:
+        lines += [[(f"and {len(borne) - MOST:,} more failures that were tolerated; --json has all of them", "yellow")]]
+    return [*lines, *([[]] if lines else []), headline(view, tolerated)]
 
 
-def headline(view: RunView) -> Line:
+def _tolerated(ended: Ended) -> set[int]:
+    """Tasks that may fail without failing the run; children of a map as their parent."""
+    policies = {task.name: task.on_failure for task in ended.plan.spec.tasks}
+    return {task.index for task in ended.view.tasks if policies[task.name.partition("[")[0]] not in ("fail", "cancel")}
+
+
+def headline(view: RunView, tolerated: Container[int] = ()) -> Line:
     """`release-gate succeeded in 12.3s: 14 tasks succeeded, 1 skipped`."""
     mapped = {task.name.partition("[")[0] for task in view.tasks if task.name.endswith("]")}
-    counted = Counter(task.state for task in view.tasks if task.name not in mapped)
+    counted = Counter(
+        TOLERATED if task.state == "failed" and task.index in tolerated else task.state
+        for task in view.tasks
+        if task.name not in mapped
+    )
     counts: list[Span] = []
     for state, number in sorted(counted.items(), key=lambda found: [*COLORS, found[0]].index(found[0])):
         counts.append((f"{', ' if counts else ': '}{number:,} {state}", COLORS.get(state, "")))
@@ -46,8 +62,22 @@ def headline(view: RunView) -> Line:
     return [(view.workflow, "bold"), (f" {view.state}", COLORS.get(view.state, "")), (f"{reason} in {took}", ""), *counts]
 
 
+def _error(task: TaskView) -> ErrorInfo:
+    return msgspec.convert(task.error, ErrorInfo) if task.error else ErrorInfo((task.reason or "failed").replace("_", " "), "")
+
+
+def _tolerance(task: TaskView) -> Line:
+    """A failure that `on_failure` allows for, in a line."""
+    error = _error(task)
+    message = plain(error.message.partition("\n")[0])
+    return [
+        ("! ", "yellow"),
+        (f"{task.name} failed, as its `on_failure` tolerates: {error.type}: {message}".rstrip(": "), "dim"),
+    ]
+
+
 def _failure(task: TaskView, tail: str) -> list[Line]:
-    error = msgspec.convert(task.error, ErrorInfo) if task.error else ErrorInfo((task.reason or "failed").replace("_", " "), "")
+    error = _error(task)
     where = f" on {task.node}" if task.node else ""
     tries = f", attempt {task.attempts}" if task.attempts > 1 else ""
     message = error.message.split("\n")

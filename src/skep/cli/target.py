@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from importlib import import_module
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from traceback import StackSummary, TracebackException
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import skep
 from skep.errors import Problem, RefusedError, SkepError, SpecError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.model.node import NodeInfo, Requirement
 from skep.model.spec import WorkflowSpec
 from skep.model.units import format_bytes
-from skep.node.functions import error_info, load_file
+from skep.node.functions import clean, load_file
 from skep.router.route import has, unroutable
 from skep.sdk.workflow import WorkflowFunction
 from skep.sdk.yaml import load_text, read_file, with_lines
 from skep.upkeep.place import requirement_of
+
+_NOT_THEIRS: Final = (str(Path(skep.__file__).parent), str(importlib.__file__), str(functools.__file__), "<frozen importlib")
+"""Files of the frames around a workflow's code that say nothing to its author."""
 
 
 class Target(NamedTuple):
@@ -72,14 +78,32 @@ def _python(name: str, place: str, attribute: str) -> Target:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = _pick(load_file(place) if is_file else import_module(place), name, attribute)
+        found = _pick(load_file(place) if is_file else importlib.import_module(place), name, attribute)
         spec = found.spec if isinstance(found, WorkflowFunction) else found
     except SkepError:
         raise
     except Exception as error:  # noqa: BLE001  user code may raise anything at all
-        info = error_info(error)
-        raise RefusedError(f"{name} cannot be loaded: {info.type}: {info.message}\n{info.traceback}".rstrip()) from None
+        raise RefusedError(f"{name} cannot be loaded: {_told(error)}") from None
     return Target(compile_plan(spec), name, "", Path(place).parent.absolute() if is_file else Path.cwd())
+
+
+def _told(error: Exception) -> str:
+    """The error with its causes, and of the frames only the author's own."""
+    told = TracebackException.from_exception(error)
+    theirs = [frame for one in _chain(told) for frame in _cut(one)]
+    text = clean("".join(told.format() if theirs else told.format_exception_only())).rstrip()
+    return f"\n{text}" if "\n" in text else text
+
+
+def _chain(told: TracebackException | None) -> Iterator[TracebackException]:
+    while told is not None:
+        yield told
+        told = told.__cause__ or (None if told.__suppress_context__ else told.__context__)
+
+
+def _cut(told: TracebackException) -> StackSummary:
+    told.stack = StackSummary.from_list([frame for frame in told.stack if not frame.filename.startswith(_NOT_THEIRS)])
+    return told.stack
 
 
 def _pick(module: ModuleType, name: str, attribute: str) -> WorkflowFunction[Any] | WorkflowSpec:
@@ -88,8 +112,9 @@ def _pick(module: ModuleType, name: str, attribute: str) -> WorkflowFunction[Any
         return next(iter(workflows.values()))
     if attribute in workflows:
         return workflows[attribute]
-    known = ", ".join(workflows) or "none"
-    raise SpecError([Problem("", f"expected one of its workflows after a colon ({known}), found '{attribute}'")], name)
+    place = name.removesuffix(f":{attribute}")
+    known = ", ".join(f"{place}:{key}" for key in workflows)
+    raise SpecError([Problem("", f"name one of its workflows: {known}" if known else "there is no workflow in it")], name)
 
 
 def check_given(target: Target, inputs: Mapping[str, Any]) -> None:
@@ -112,7 +137,9 @@ def check_routes(target: Target, nodes: Sequence[NodeInfo]) -> None:
             problems.append(Problem(f"tasks.{names[task]}.{found[0]}", found[1]))
     have = "\n".join(f"  node {info.id} has {describe_node(info)}" for info in nodes)
     error = target.refuse(SpecError(problems[:20]))
-    raise RefusedError(f"{error}\n{have}")
+    refusal = RefusedError(f"{error}\n{have}")
+    refusal.problems = error.problems
+    raise refusal
 
 
 def _unroutable(wanted: Requirement, nodes: Sequence[NodeInfo]) -> tuple[str, str] | None:

@@ -49,6 +49,8 @@ class Upstream(NamedTuple):
 
     state: TaskState
     output: Any = None
+    error: Mapping[str, str] | None = None
+    """`type` and `message`, when it failed."""
 
 
 class Facts(NamedTuple):
@@ -122,7 +124,7 @@ class _Tasks(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         seen = self._facts.upstream[self._facts.plan.index[name]]
-        return {"output": seen.output, "state": seen.state.label}
+        return {"output": seen.output, "state": seen.state.label, "error": seen.error}
 
     def __iter__(self) -> Iterator[str]:
         index = self._facts.plan.index

@@ -19,6 +19,7 @@ class Feed:
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._ends: dict[str, list[asyncio.Future[Event]]] = {}
+        self._failure: Exception | None = None
 
     def publish(self, events: Sequence[Event]) -> None:
         """Called with each recorded batch, in order."""
@@ -34,19 +35,31 @@ class Feed:
                         if not future.done():
                             future.set_result(event)
 
+    def fail(self, error: Exception) -> None:
+        """Nothing more will be recorded: who waits for an end, now or later, is told why."""
+        self._failure = error
+        for futures in self._ends.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Calls back with every batch; answers how to stop."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def end_of(self, run: str) -> asyncio.Future[Event]:
-        """Resolved by the run's `ended` event, when it is recorded from now on."""
+        """Resolved by the run's `ended` event, when it is recorded from now on; or by what `fail` was told."""
         future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        if self._failure is not None:
+            future.set_exception(self._failure)
         self._ends.setdefault(run, []).append(future)
         future.add_done_callback(lambda done: self._drop(run, done))
         return future
 
     def _drop(self, run: str, future: asyncio.Future[Event]) -> None:
+        if not future.cancelled():
+            future.exception()  # seen, even where nobody asks any more
         waiting = self._ends.get(run)
         if waiting is not None and future in waiting:
             waiting.remove(future)

@@ -16,7 +16,7 @@ from skep.flow.evaluation import ExpressionError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.hub.feed import Feed
 from skep.model.encode import encode
-from skep.model.node import ErrorInfo, artifact_of
+from skep.model.node import ErrorInfo, artifact_of, failure
 from skep.model.run import RunView, TaskView
 from skep.model.spec import WorkflowSpec
 from skep.model.state import RunState, TaskState
@@ -141,7 +141,7 @@ class Runs:
     # -- the end
 
     async def wait(self, run: str, timeout_s: float | None = None) -> RunState:
-        """Waits until the end of the run is recorded. Raises NotFoundError, TimeoutError."""
+        """Waits until the end of the run is recorded. Raises NotFoundError, TimeoutError; SkepError when that was given up."""
         end = self._feed.end_of(run)
         try:
             if run not in self._load.live:
@@ -189,7 +189,7 @@ class Runs:
             view.tasks[-1].history = attempts.get(at, [])
         self._join_children(view, expansions, plan)
         if row.state == RunState.SUCCEEDED:
-            view.output = self._output(plan, row, view)
+            view.output = self._output(plan, row, view, expansions)
         return view
 
     async def _value(self, data: bytes) -> Any:
@@ -209,9 +209,10 @@ class Runs:
             if parent.state == TaskState.SUCCEEDED.label:
                 parent.output = [child.output for child in children]
 
-    def _output(self, plan: Plan, row: RunRow, view: RunView) -> Any:
+    def _output(self, plan: Plan, row: RunRow, view: RunView, expansions: Sequence[Expansion]) -> Any:
+        errors = _errors(view, expansions)
         upstream = {
-            task.index: Upstream(TaskState[task.state.upper()], task.output)
+            task.index: Upstream(TaskState[task.state.upper()], task.output, errors.get(task.index))
             for task in view.tasks
             if task.index < len(plan.names)
         }
@@ -296,6 +297,21 @@ def _task_view(at: int, name: str, row: TaskRow | None, output: Any) -> TaskView
         output=output,
         error=msgspec.json.decode(row.error) if row.error else None,
     )
+
+
+def _errors(view: RunView, expansions: Sequence[Expansion]) -> dict[int, dict[str, str]]:
+    """Why each failed task failed, as expressions see it; for a map, why the first of its failed children did."""
+    found = {
+        task.index: task.error or msgspec.json.decode(failure(b"", task.reason or ""))
+        for task in view.tasks
+        if task.state == TaskState.FAILED.label
+    }
+    for at in expansions:
+        if at.parent in found:
+            found[at.parent] = next(
+                (found[task] for task in range(at.first, at.first + at.count) if task in found), found[at.parent]
+            )
+    return {task: {"type": error["type"], "message": error["message"]} for task, error in found.items()}
 
 
 def failure_of(view: RunView) -> RunFailedError:

@@ -112,15 +112,20 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why an attempt failed, as far as its node knows."""
 
     type: str
-    """The exception's class name, or one of Skep's own: `Cancelled`, `Deadline`, `Executor`, `ExitCode`, `Expression`, `Import`,
-    `Map`, `NotFound`, `Output`, `Result`, `Secrets`, `Signal`, `SpawnError`, `Stub`, `Timeout`, `WorkerDied`; in expressions
-    also `ChildFailed` and `NodeLost`."""
+    """The exception's class name, or one of Skep's: `Cancelled`, `Deadline`, `Executor`, `ExitCode`, `Expression`, `Import`,
+    `Map`, `NotFound`, `Output`, `Result`, `Secrets`, `Signal`, `SpawnError`, `Stub`, `Timeout`, `WorkerDied`; and in
+    expressions `ChildFailed`, `NodeLost`."""
     message: str
     traceback: str = ""
     exit_code: int | None = None
     signal: int | None = None
     parents: tuple[str, ...] = ()
     """Names of the exception's base classes, so that a retry policy may name one of them."""
+
+
+def failure(error: bytes, reason: str) -> bytes:
+    """The encoded ErrorInfo of a failed task; made of the reason where it has none: `NodeLost` for `node_lost`."""
+    return error or msgspec.json.encode(ErrorInfo(reason.title().replace("_", ""), reason.replace("_", " ")))
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

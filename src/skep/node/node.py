@@ -64,8 +64,10 @@ class Node:
         self._taking = Loop(self._take, "take")
         self._reporting = Loop(self._report, "report")
         self._logging = Loop(self._flush_logs, "log")
-        self._loops = (self._taking, self._reporting, self._logging)
-        for loop in self._loops:
+        self.loops = (self._taking, self._reporting)
+        """Without which no run comes to its end."""
+        self.side_loops = (self._logging,)
+        for loop in (*self.loops, *self.side_loops):
             loop.interval_s = idle_s
         self._logs = Logs(link, clock, self._logging.wake)
         self._locks = Locks(link)
@@ -80,7 +82,7 @@ class Node:
         if answer != OK:
             raise SkepError(f"node {self.info.id} was not admitted: {answer}")
         self._unlisten = self._link.listen(self.info.id, self._taking.wake)
-        for loop in self._loops:
+        for loop in (*self.loops, *self.side_loops):
             loop.start()
 
     async def close(self) -> None:
@@ -107,6 +109,8 @@ class Node:
         try:
             async with asyncio.timeout(CLOSE_S):
                 await step
+        except SkepError as error:  # the server's trouble, of which it tells itself
+            log.info("node %s: a step of closing failed: %s", self.info.id, error)
         except Exception:
             log.exception("node %s: a step of closing failed", self.info.id)
 
@@ -221,7 +225,7 @@ class Node:
         outcomes, self._outcomes = self._outcomes, []
         try:
             if self._logs.waiting:
-                await self._quietly(self._logs.flush())
+                await self._flush_first()
             ready, kept, trouble = await self._with_artifacts(outcomes)
             answers = await self._link.report(ready)
         except BaseException:
@@ -252,6 +256,13 @@ class Node:
                 again.append(outcome)
                 trouble = error
         return ready, again, trouble
+
+    async def _flush_first(self) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._logs.flush()
+        except Exception:  # the loop for logs meets with it too, and tells
+            log.debug("node %s: logs go later than the outcomes", self.info.id, exc_info=True)
 
     async def _flush_logs(self) -> bool:
         await self._logs.flush()

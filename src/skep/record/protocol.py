@@ -202,6 +202,10 @@ class Record(Protocol):
         """JSON outputs of succeeded tasks; indexes without one are left out."""
         ...
 
+    async def errors(self, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
+        """The encoded ErrorInfo of each failed task; the others are left out."""
+        ...
+
     async def events(self, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:
         """Events of a run above `after` in order, each with its (epoch, n). Under an engine's id are the
         events of its nodes.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from skep.errors import NotFoundError
 from skep.model.event import Event
+from skep.model.node import failure
 from skep.model.run import AttemptView, Token
 from skep.model.state import RunState
 from skep.record.dialect import Row, Transaction
@@ -106,13 +107,19 @@ def expansions(tx: Transaction, run: str) -> list[Expansion]:
 
 
 def outputs(tx: Transaction, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
+    rows = _of_tasks(tx, "SELECT idx, output FROM tasks WHERE run_id = ? AND state = 5 AND idx IN", run, tasks)
+    return {index: output for index, output in rows if output}
+
+
+def errors(tx: Transaction, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
+    rows = _of_tasks(tx, "SELECT idx, error, reason FROM tasks WHERE run_id = ? AND state = 6 AND idx IN", run, tasks)
+    return {index: failure(error or b"", reason or "") for index, error, reason in rows}
+
+
+def _of_tasks(tx: Transaction, sql: str, run: str, tasks: Sequence[int]) -> Iterator[Any]:
     for start in range(0, len(tasks), 500):
         part = tasks[start : start + 500]
-        marks = ", ".join("?" * len(part))
-        sql = f"SELECT idx, output FROM tasks WHERE run_id = ? AND state = 5 AND idx IN ({marks})"
-        found.update((index, output) for index, output in tx.all(sql, run, *part) if output)
-    return found
+        yield from tx.all(f"{sql} ({', '.join('?' * len(part))})", run, *part)
 
 
 def events(tx: Transaction, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:

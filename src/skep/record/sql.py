@@ -93,6 +93,10 @@ class SqlRecord:
             self._temporary = tempfile.TemporaryDirectory(prefix="skep-artifacts-")
             self.files = artifacts.Files(Path(self._temporary.name))
 
+    def give_up(self) -> None:
+        """Every write fails at once from now on, so that nothing which is to end waits for a disk; only `close` may follow."""
+        self.writer.give_up()
+
     async def close(self) -> None:
         """Finishes what is queued. Harmless when repeated, and after an `open` that failed."""
         if self._inline or self._threads is not None:
@@ -166,6 +170,9 @@ class SqlRecord:
 
     async def outputs(self, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
         return await self._read(read.outputs, run, tasks)
+
+    async def errors(self, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
+        return await self._read(read.errors, run, tasks)
 
     async def events(self, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:
         return await self._read(read.events, run, after, limit)

@@ -72,7 +72,7 @@ class Writer:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._door = threading.Lock()  # between submit and close; and around an inline transaction
         self._turn = threading.Lock()  # around a transaction, when two threads may make them
-        self._open = False
+        self._open = self._given_up = False
         self._thread: threading.Thread | None = None
         self.calls = 0
         self.commits = 0
@@ -100,6 +100,10 @@ class Writer:
         if self._thread is not None:
             self._thread.join()
         self._tx.close()
+
+    def give_up(self) -> None:
+        """From now on no call is taken, and none is repeated. Never blocks; only `close` may follow."""
+        self._given_up = True
 
     def call(self, call: Callable[[Transaction], T]) -> Future[T]:
         """Queues a call from any thread; its future is done after the commit."""
@@ -138,7 +142,7 @@ class Writer:
         if not self._turn.acquire(blocking=False):
             return None
         try:
-            if not self._open or not self._queue.empty() or not self._tx.begin_at_once():
+            if not self._open or self._given_up or not self._queue.empty() or not self._tx.begin_at_once():
                 return None
             (answer,) = self._transact([_Job(call, Future(), None)], begun=True)
             return answer
@@ -156,6 +160,8 @@ class Writer:
         return value
 
     def _check_open(self) -> None:
+        if self._given_up:
+            raise RecordError("the record was given up, for it kept failing; nothing more is written to it")
         if not self._open:
             raise RecordError("the record is not open; open it first, and make no calls after close")
 
@@ -214,10 +220,10 @@ class Writer:
                 self._tx.commit()
             except Exception as error:  # noqa: BLE001  whatever it is, it is answered to every call of the transaction
                 tries += 1
-                if self._undo() and self._dialect.trouble(error) is Trouble.BUSY and tries < TRIES:
+                if self._undo() and self._dialect.trouble(error) is Trouble.BUSY and tries < TRIES and not self._given_up:
                     log.info("the record is locked by another process for %.1f s; trying again", time.perf_counter() - began)
                     continue
-                log.error("a transaction of the record failed with %d calls: %s", len(jobs), error)  # noqa: TRY400
+                log.info("a transaction of the record failed with %d calls: %s", len(jobs), error)  # each of them is told
                 return [_Answer(job, None, told(self._dialect, error)) for job in jobs]
             except BaseException:  # an interrupt on the thread of an inline writer
                 self._undo()

@@ -56,6 +56,13 @@ class LoadLoop(Loop):
         self.wake()
 
     async def run_once(self) -> bool:
+        try:
+            return await self._pass()
+        except Exception:
+            self._scan_ms = 0  # what was taken up is in the record, and found there by the next pass
+            raise
+
+    async def _pass(self) -> bool:
         read_ms = self._clock.now_ms()
         rows = [self._offered.popleft() for _ in range(min(len(self._offered), BATCH))]
         commands: Sequence[Command] = ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+from skep.engine.memory.ends import Ends
 from skep.engine.memory.live import Asked, Lease, LiveNodeState
-from skep.engine.memory.state import DELAYED, FAILED, PARKED, READY, RUNNING, SUCCEEDED, State
+from skep.engine.memory.state import DELAYED, FAILED, PARKED, READY, RUNNING, SUCCEEDED
 from skep.engine.protocol import (
     NOT_FOUND,
     OK,
@@ -27,7 +28,7 @@ from skep.model.node import LiveNode, LockGrant
 from skep.model.run import Claim, Token
 
 
-class NodeVerbs(State):
+class NodeVerbs(Ends):
     """Register to trim."""
 
     def register(self, now_ms: int, items: Sequence[Register]) -> list[Answer]:

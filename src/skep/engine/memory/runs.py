@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from skep.engine.memory.ends import Ends
 from skep.engine.memory.live import LiveRun
-from skep.engine.memory.state import CANCELLED, FAILED, SKIPPED, SUCCEEDED, WAITING, State
+from skep.engine.memory.state import CANCELLED, FAILED, SKIPPED, SUCCEEDED, WAITING
 from skep.engine.protocol import (
     EXPIRED,
     FULL,
@@ -22,7 +23,7 @@ from skep.model.run import MAX_TASKS, Policy
 from skep.model.state import RunState
 
 
-class RunVerbs(State):
+class RunVerbs(Ends):
     """Load to retry."""
 
     def load(self, now_ms: int, items: Sequence[Load]) -> list[Answer]:

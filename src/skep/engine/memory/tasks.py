@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from skep.engine.memory.ends import Ends
 from skep.engine.memory.live import BY_COMPLETE, BY_FAIL, BY_PARK, BY_SNOOZE, Family, Lease, LiveRun
 from skep.engine.memory.state import (
     CANCELLED,
@@ -15,7 +16,6 @@ from skep.engine.memory.state import (
     RUNNING,
     SKIPPED,
     SUCCEEDED,
-    State,
 )
 from skep.engine.protocol import (
     CANCELLING,
@@ -48,7 +48,7 @@ from skep.model.run import MAX_TASKS, Claim, Token
 from skep.model.state import RunState
 
 
-class TaskVerbs(State):
+class TaskVerbs(Ends):
     """Place to resolve."""
 
     def ready(self, limit: int) -> list[ReadyClass]:

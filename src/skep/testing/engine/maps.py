@@ -13,7 +13,7 @@ from skep.engine.protocol import (
 )
 from skep.model.run import MAX_TASKS, Policy
 from skep.model.state import RunState
-from skep.testing.engine.suite import FAILED, SKIPPED, SUCCEEDED, Suite
+from skep.testing.engine.suite import FAILED, SILENT_MS, SKIPPED, SUCCEEDED, Suite
 from skep.testing.shapes import Driver, chain, shape
 
 
@@ -152,3 +152,15 @@ class MapSuite(Suite):
         await drive.expand(1, 2)
         (found,) = await drive.engine.ready(9)
         assert [(task.child, task.unmet) for task in found.tasks] == [(0, 1), (1, 1)]
+
+    async def test_children_that_end_before_their_turn_open_no_window(self, drive: Driver) -> None:
+        """All children have the deadline of their map, those that were not let out yet too."""
+        await drive.submit(shape(size=1, windows={0: 1}, deadlines_ms={0: 20_000}, policies={0: Policy.CONTINUE}))
+        first, *_ = await drive.expand(0, 4)
+        await drive.start(first)
+        drive.clock.advance(20_000)
+        await drive.engine.reap(SILENT_MS, 3)
+        assert await drive.queue() == []
+        assert await drive.states() == "parked running failed failed failed"
+        await drive.complete(first)
+        assert (await drive.ended() or ("",))[0] == RunState.SUCCEEDED

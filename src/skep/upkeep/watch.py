@@ -1,0 +1,89 @@
+"""Watch: what becomes of loops that fail. One line while it lasts, one when it is over, and an end when it takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from skep.errors import RecordError
+from skep.loop import Loop, Trouble
+from skep.model.units import format_duration
+
+log = logging.getLogger(__name__)
+
+HURRY_S = 1.0
+"""Patience once somebody wants it to end."""
+
+
+class Watch:
+    """Over the loops of one process."""
+
+    def __init__(self, patience_s: float, give_up: Callable[[Trouble], None]) -> None:
+        """`give_up` is called once, when a loop has failed without a break for longer than `patience_s`."""
+        self._patience_s = patience_s
+        self._give_up = give_up
+        self._vital: set[Loop] = set()
+        self._failing: dict[Loop, Trouble] = {}
+        self._told: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
+
+    def over(self, loops: Iterable[Loop], *, vital: bool = True) -> None:
+        """Watches these too. Those that are not vital are only told of."""
+        for loop in loops:
+            loop.on_trouble = self._changed
+            if vital:
+                self._vital.add(loop)
+
+    def hurry(self) -> None:
+        """Somebody wants it to end: from now on there is little patience."""
+        self._patience_s = min(self._patience_s, HURRY_S)
+        self._look()
+
+    def end(self) -> None:
+        """What fails still is given up now; from here on there is no watch."""
+        self._patience_s = 0
+        self._look()
+        self._ended = True
+        self._look()
+
+    def _changed(self, loop: Loop) -> None:
+        if loop.trouble is not None:
+            self._failing[loop] = loop.trouble
+            if not self._ended:
+                self._tell(loop.trouble)
+        elif self._failing.pop(loop, None) and not self._failing and not self._ended:
+            self._told.clear()
+            log.warning("what failed works again")
+        self._look()
+
+    def _tell(self, trouble: Trouble) -> None:
+        """Once for the record, whichever loops meet with it; else once for each loop."""
+        what = "the record" if isinstance(trouble.error, RecordError) else f"the loop {trouble.loop}"
+        if what not in self._told:
+            self._told.add(what)
+            wait = format_duration(round(self._patience_s * 1000))
+            log.warning("%s; tried again for up to %s", described(trouble), wait, exc_info=trouble.error)
+
+    def _look(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        vital = [trouble for loop, trouble in self._failing.items() if loop in self._vital]
+        if self._ended or not vital:
+            return
+        longest = min(vital, key=lambda trouble: trouble.since_s)
+        clock = asyncio.get_running_loop()
+        due_s = longest.since_s + self._patience_s
+        if due_s > clock.time():
+            self._timer = clock.call_at(due_s, self._look)
+        else:
+            self._ended = True
+            self._give_up(longest)
+
+
+def described(trouble: Trouble) -> str:
+    """What it is, in a line."""
+    error = trouble.error
+    return str(error) if isinstance(error, RecordError) else f"the loop {trouble.loop}: {type(error).__name__}: {error}"
