@@ -156,8 +156,9 @@ class MapSuite(Suite):
     async def test_children_that_end_before_their_turn_open_no_window(self, drive: Driver) -> None:
         """All children have the deadline of their map, those that were not let out yet too."""
         await drive.submit(shape(size=1, windows={0: 1}, deadlines_ms={0: 20_000}, policies={0: Policy.CONTINUE}))
+        await drive.node("m", beats=False)
         first, *_ = await drive.expand(0, 4)
-        await drive.start(first)
+        await drive.start(first, node="m")
         drive.clock.advance(20_000)
         await drive.engine.reap(SILENT_MS, 3)
         assert await drive.queue() == []
