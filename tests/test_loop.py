@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from skep import loop as module
-from skep.loop import Loop
+from skep.loop import Loop, Trouble
 from skep.record.sql import SqlRecord
 from skep.testing.stage import Stage
 from skep.upkeep.timers import TimerLoop
@@ -186,6 +186,7 @@ async def test_a_pass_that_raises_is_counted_and_tried_again(
     await passes.reach(count + 1)
     await loop.stop()
     assert loop.failures >= 3
+    assert loop.trouble is None
     assert f"{loop.name}: a pass failed; next try in" in caplog.text
 
 
@@ -263,6 +264,22 @@ async def test_the_pause_doubles_up_to_the_longest(monkeypatch: pytest.MonkeyPat
     await passes.reach(7)
     await loop.stop()
     assert pauses[:6] == [1.0, 2.0, 4.0, 5.0, 5.0, 1.0]
+
+
+async def test_trouble_is_told_since_when_it_lasts_without_a_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.0001)
+    loop = Loop(nothing)
+    passes, told = Passes(loop), list[Trouble | None]()
+    loop.on_trouble = lambda changed: told.append(changed.trouble)
+    passes.trouble = "no"
+    loop.start()
+    await passes.reach(3)
+    passes.trouble = ""
+    await passes.reach(passes.count + 1)
+    await loop.stop()
+    assert told[-1] is None
+    times = {trouble.since_s for trouble in told if trouble is not None}
+    assert (len(told) >= 4, len(times), str(told[0] and told[0].error)) == (True, 1, "no")
 
 
 async def test_a_loop_without_anything_to_do_says_so() -> None:

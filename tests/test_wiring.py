@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from skep.errors import RecordError
+from skep.errors import RecordError, SkepError
 from skep.model.authoring import build_workflow
 from skep.model.node import NodeInfo
 from skep.model.spec import WorkflowSpec
@@ -234,3 +234,83 @@ async def test_cancelled_while_a_run_goes_on(data: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert list((data / "engines").iterdir()) == []
+
+
+# -- loops that always fail
+
+
+def break_(embedded: Embedded, name: str, error: Exception) -> None:
+    async def fail() -> bool:
+        raise type(error)(*error.args)
+
+    loops = [*embedded._loops, *(loop for node in embedded.nodes for loop in node.loops)]
+    (loop,) = (loop for loop in loops if loop.name == name)
+    loop.run_once = fail  # type: ignore[method-assign]
+    loop.wake()
+
+
+@pytest.mark.parametrize("name", ["transcribe", "load", "place", "promote", "reap", "take", "report"])
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (KeyError("a fault"), SkepError, "the loop {}: KeyError: 'a fault'\nThe run was given up after .*stopped"),
+        (RecordError("no room"), RecordError, "no room\nThe run was given up after .*; the next `skep run` on this data ends"),
+    ],
+)
+async def test_a_loop_that_always_fails_ends_the_wait(
+    data: Path, caplog: pytest.LogCaptureFixture, name: str, error: Exception, kind: type[SkepError], message: str
+) -> None:
+    before = threading.active_count()
+    runs: list[str] = []
+
+    async def main() -> None:
+        async with Embedded([NODE], data=data, give_up_s=0.1) as embedded, asyncio.timeout(20):
+            begun = asyncio.Event()
+            embedded.hub.feed.subscribe(lambda events: begun.set() if any(e.kind == "granted" for e in events) else None)
+            runs.append(await embedded.hub.runs.submit(flow(a=dict(FOREVER))))
+            await begun.wait()
+            break_(embedded, name, error)
+            await embedded.hub.runs.wait(runs[0])
+
+    with pytest.raises(SkepError, match=message.format(name)) as caught:
+        await main()
+    assert type(caught.value) is kind
+    assert caplog.text.count("tried again for up to 100ms") == 1
+    nothing_is_left(before)
+    async with Embedded([NODE], data=data) as after:
+        view = await after.hub.runs.view(runs[0])
+    assert (view.state, view.reason) == ("failed", "abandoned")
+
+
+async def test_trouble_that_passes_in_time_is_no_end(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with Embedded([NODE], data=data) as embedded:
+        (place,) = (loop for loop in embedded._loops if loop.name == "place")
+        once, failed = place.run_once, asyncio.Event()
+
+        async def fail() -> bool:
+            failed.set()
+            raise RecordError("no room")
+
+        place.run_once = fail  # type: ignore[method-assign]
+        playing = asyncio.create_task(play(embedded))
+        await failed.wait()
+        place.run_once = once  # type: ignore[method-assign]
+        assert await playing == {"a": 1}
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "no room; tried again for up to 20s",
+        "what failed works again",
+    ]
+
+
+async def test_what_fails_at_the_close_is_given_up(data: Path) -> None:
+    async with asyncio.timeout(20), Embedded([NODE], data=data) as embedded:
+        await embedded.hub.runs.submit(flow(a=dict(FOREVER)))
+        transcribe, failed = embedded._loops[0], asyncio.Event()
+
+        async def fail() -> bool:
+            failed.set()
+            raise RecordError("no room")
+
+        transcribe.run_once = fail  # type: ignore[method-assign]
+        transcribe.wake()
+        await failed.wait()

@@ -160,18 +160,15 @@ class Embedded:
         return [python, shell, IsolatedExecutor(self._processes, max(info.cpu_milli // 1000, 1), self._base, self._secrets)]
 
     async def close(self) -> None:
-        """Stops the nodes, records what they still had to say, stops the loops. Harmless when repeated.
+        """Stops the loops, ends what is unfinished as abandoned, stops the nodes. Harmless when repeated.
 
-        What fails now is given up: then nothing is recorded that would have to wait, and nothing raises any more.
+        In that order: that their attempts are stopped now is no end of any task. What fails now is given up: then nothing waits
+        for the record, and nothing raises any more.
         """
         self._watch.end()
         nodes, self.nodes = self.nodes, []
         loops, self._loops = self._loops, []
         try:
-            for node in nodes:
-                await node.close()
-            if self._processes is not None:
-                await self._processes.close()
             async with asyncio.timeout(CLOSE_S if self._failure else None):
                 await self._finish(loops)
         except Exception:
@@ -179,10 +176,19 @@ class Embedded:
                 raise
             log.debug("closing after %s", self._failure, exc_info=True)
         finally:
-            await self.record.close()
-            if self._lock is not None:
-                _unlock(self._lock)
-                self._lock = None
+            try:
+                for node in nodes:
+                    await node.close()
+                if self._processes is not None:
+                    await self._processes.close()
+            finally:
+                await self._leave()
+
+    async def _leave(self) -> None:
+        await self.record.close()
+        if self._lock is not None:
+            _unlock(self._lock)
+            self._lock = None
 
     async def _finish(self, loops: Sequence[Loop]) -> None:
         for loop in reversed(loops):
@@ -209,9 +215,8 @@ class Embedded:
         if self._failure is not None:
             return
         lasted_ms = round((asyncio.get_running_loop().time() - trouble.since_s) * 1000)
-        text = (
-            f"{described(trouble)}\nThis went on for {format_duration(lasted_ms)}; the run was given up and all of it stopped. "
-        )
+        lasted = f" after {format_duration(lasted_ms)} of this" if lasted_ms else ""
+        text = f"{described(trouble)}\nThe run was given up{lasted}, and all of it stopped. "
         if isinstance(trouble.error, RecordError):
             self.record.give_up()
             self._failure = RecordError(text + self._kept())

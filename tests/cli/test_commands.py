@@ -77,7 +77,9 @@ def test_check_names_every_problem_with_its_line(skep: Any) -> None:
     assert "flow.yaml: line 5: tasks.a.retries" in done.stderr
     assert "flow.yaml: line 6: tasks.b" in done.stderr
     assert done.stdout == ""
-    found = skep.json("check", "flow.yaml", "--json", code=3)
+    done = skep("check", "flow.yaml", "--json", code=3)
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
     assert found["ok"] is False
     assert {"tasks.a.retries": 5}.items() <= {problem["path"]: problem["line"] for problem in found["problems"]}.items()
 

@@ -9,6 +9,9 @@ import sys
 from typing import Any
 
 import pytest
+from typer import BadParameter
+
+from skep.cli.options import local_nodes
 
 TASKS = """
 import os, sys, subprocess
@@ -201,20 +204,74 @@ def test_wrong_usage_ends_with_2(skep: Any, options: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        ("a:cpu;slots=x", "slots: found 'x', expected a whole number from 1"),
+        ("a;slots=0", "slots: found '0', expected a whole number from 1"),
+        ("a;cpu=much", "cpu: found 'much', expected a number of cores"),
+        ("a;cpu=nan", "cpu: found 'nan', expected a number of cores"),
+    ],
+)
+def test_a_wrong_node_is_told_what_was_expected(skep: Any, node: str, expected: str) -> None:
+    with pytest.raises(BadParameter, match=re.escape(expected)):
+        local_nodes([node])
+
+
+def test_a_refusal_is_a_document_too(skep: Any) -> None:
+    skep.file("flow.yaml", "name: x\ntasks:\n  a:\n    run: t\n    retries: many\n  b:\n    runs: t\n")
+    done = skep("run", "flow.yaml", "--json", code=3)
+    found = json.loads(done.stdout)
+    assert found.keys() == {"error", "problems"}
+    assert found["error"] in done.stderr
+    assert {("tasks.a.retries", 5)} <= {(problem["path"], problem["line"]) for problem in found["problems"]}
+    skep.file("flow.yaml", "name: x\ntasks:\n  a:\n    run: t\n    requires: [warp]\n")
+    (problem,) = skep.json("run", "flow.yaml", "--json", code=3)["problems"]
+    assert (problem["path"], problem["line"]) == ("tasks.a.requires", 5)
+    (problem,) = skep.json("run", "absent:flow", "--json", code=3)["problems"]
+    assert (problem["path"], problem["line"]) == ("", None)
+    assert "absent:flow cannot be loaded" in problem["message"]
+
+
+def test_failures_that_are_tolerated_are_told_apart(skep: Any) -> None:
+    tasks = {
+        "optional": {"run": "exit 1", "on_failure": "continue"},
+        "each": {"run": "exit ${{ item }}", "map": [0, 1], "on_failure": "continue"},
+        "migrate": {"run": "exit 1", "on_failure": {"run": "back"}},
+        "back": {"run": "true"},
+    }
+    skep.file("flow.yaml", json.dumps({"name": "x", "tasks": tasks}))
+    done = skep("run", "flow.yaml", "-q")
+    for name in ("optional", "each[1]", "migrate"):
+        assert f"! {name} failed, as its `on_failure` tolerates: ExitCode: exit code 1" in done.stderr
+    assert "✗" not in done.stderr
+    assert done.stderr.rstrip().endswith(": 2 succeeded, 3 failed and tolerated")
+    tasks["wrong"] = {"run": "exit 1"}
+    skep.file("flow.yaml", json.dumps({"name": "x", "tasks": tasks}))
+    done = skep("run", "flow.yaml", "-q", code=1)
+    assert "✗ wrong failed" in done.stderr
+    assert "✗ optional" not in done.stderr
+    assert "1 failed" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
     ("target", "message"),
     [
         ("absent.yaml", "absent.yaml: cannot be read"),
         ("absent", "expected a YAML or JSON file, module:workflow or file.py:workflow"),
         ("absent:flow", "absent:flow cannot be loaded: ModuleNotFoundError"),
         ("raises.py:flow", "raises.py:flow cannot be loaded: \nTraceback"),
-        ("flows.py:nope", "(greeting, failing)"),
-        ("flows.py", "(greeting, failing)"),
+        ("flows.py:nope", "flows.py:greeting, flows.py:failing"),
+        ("flows.py", "flows.py:greeting, flows.py:failing"),
+        ("flows", "there is no file flows"),
+        ("flows:nope", "flows:greeting, flows:failing"),
+        ("none.py", "there is no workflow in it"),
         (".", "is a directory"),
     ],
 )
 def test_a_target_that_leads_nowhere_is_refused(skep: Any, target: str, message: str) -> None:
     skep.file("flows.py", TASKS)
     skep.file("raises.py", "1 / 0\n")
+    skep.file("none.py", "")
     done = skep("run", target, code=3)
     assert message in done.stderr
     assert "fault of Skep" not in done.stderr

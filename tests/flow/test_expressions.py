@@ -210,7 +210,8 @@ def test_a_condition_is_taken_with_or_without_its_braces(written: str | bool, va
 
 def test_a_condition_of_parts_says_what_it_refers_to() -> None:
     found = parse_condition("${{ inputs.x }} > len(${{ tasks.a.output }})")
-    assert (found.inputs, found.tasks) == ({"x"}, {"a"})
+    assert found.inputs == {"x"}
+    assert found.tasks == {"a"}
 
 
 @pytest.mark.parametrize(

@@ -131,8 +131,9 @@ async def test_extra_descriptor_keeps_its_number_and_no_other_is_open(processes:
 async def test_command_has_default_signals_and_its_own_session(processes: Processes) -> None:
     # Python itself ignores SIGPIPE and SIGXFSZ; the numbers below 1 << 31 are those that any program can set.
     script = (
-        "import os; s = [int(l.split()[1], 16) & 0x7FFFFFFF for l in open('/proc/self/status') if l[:6] in ('SigIgn', 'SigBlk')];"
-        "print(s == [0, 0x1001000], os.getsid(0) == os.getpid())"
+        "import os; lines = [l for l in open('/proc/self/status') if l[:6] in ('SigIgn', 'SigBlk')];"
+        "masks = [int(l.split()[1], 16) & 0x7FFFFFFF for l in lines];"
+        "print(masks == [0, 0x1001000], os.getsid(0) == os.getpid())"
     )
     process_exit, output = await run(processes, sys.executable, "-c", script)
     assert process_exit.code == 0

@@ -86,4 +86,6 @@ class Watch:
 def described(trouble: Trouble) -> str:
     """What it is, in a line."""
     error = trouble.error
-    return str(error) if isinstance(error, RecordError) else f"the loop {trouble.loop}: {type(error).__name__}: {error}"
+    if isinstance(error, RecordError) or not trouble.loop:
+        return str(error)
+    return f"the loop {trouble.loop}: {type(error).__name__}: {error}"
