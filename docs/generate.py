@@ -182,7 +182,7 @@ EXIT_CODES = {
     0: "ok",
     1: "the run failed, or Skep did",
     2: "usage: an option or argument is wrong",
-    3: "refused: the workflow, its inputs or the data directory; nothing was accepted",
+    3: "refused: the workflow, its inputs or the data directory; nothing was accepted; or its record failed",
     4: "cancelled: Ctrl-C, SIGTERM",
     5: "timed out: the run's `timeout`",
 }
