@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -285,13 +284,11 @@ def test_a_plan_names_tasks_and_children() -> None:
     assert [made.name(at, [Expansion(1, 2, 2)]) for at in range(5)] == ["a", "b", "b[0]", "b[1]", "#4"]
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer makes it slow")
-def test_a_hundred_thousand_plain_tasks_compile_soon() -> None:
+def test_a_hundred_thousand_plain_tasks_compile() -> None:
+    """Nothing in it may be quadratic: that would not come to an end here. How fast it is, `make bench` says."""
     tasks = tuple(
         TaskSpec(name=f"t{at}", executor="run", call=f"echo {at}", needs=(f"t{at - 1}",) if at % 10 else ())
         for at in range(100_000)
     )
-    began = time.process_time()
     made = compile_plan(WorkflowSpec(name="w", tasks=tasks))
-    assert time.process_time() - began < 15, "0.6 s on an idle machine"
     assert len(made.shape.roots) == 10_000
