@@ -187,6 +187,8 @@ class _Reader:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = mark.line + 1 if mark else None
+            if "nesting depth" in str(error):  # the parser has a bound of its own, and looks ahead
+                raise self.refusal(f"is nested deeper than {MAX_DEPTH} levels", line) from None
             raise self.refusal(f"is not valid YAML: {_explain(error, self.text, line)}", line) from None
         except UnicodeEncodeError:
             raise self.refusal("is not valid Unicode", None) from None
