@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,9 @@ from skep.errors import RefusedError
 
 SECRET: Final = "SKEP_SECRET_"
 """`SKEP_SECRET_NAME` in the environment is `${{ secrets.NAME }}`."""
+
+MOST_SOCKET: Final = 100
+"""Bytes in the path of a socket: 108 on Linux, 104 on macOS, the NUL included."""
 
 
 def data_home(given: str | Path | None = None) -> Path:
@@ -24,6 +29,16 @@ def data_home(given: str | Path | None = None) -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "skep"
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "skep"
+
+
+def socket_path(home: Path) -> Path:
+    """Where the server of a data directory listens. A socket's path may have some 100 bytes: a longer one stands in for it in
+    the directory for temporary files, under a name made of the directory's."""
+    path = home / "skep.sock"
+    if len(os.fsencode(path)) < MOST_SOCKET:
+        return path
+    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:24]
+    return Path(tempfile.gettempdir()) / f"skep-{os.getuid()}" / f"{digest}.sock"
 
 
 def secrets_from(environ: Mapping[str, str]) -> dict[str, str]:

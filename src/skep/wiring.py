@@ -19,7 +19,8 @@ from skep.errors import RecordError, SkepError
 from skep.hub.feed import Feed
 from skep.hub.hub import Hub
 from skep.hub.nodes import Nodes
-from skep.hub.runs import Runs, new_run_id
+from skep.hub.runs import Runs
+from skep.ids import new_id
 from skep.loop import Loop, Trouble
 from skep.model.event import Event
 from skep.model.node import NodeInfo
@@ -82,7 +83,7 @@ class Embedded:
         self._secrets = dict(secrets or {})
         self._infos = nodes
         self._lock: IO[str] | None = None
-        self._id = f"run-{new_run_id(self._clock.now_ms())}"
+        self._id = f"run-{new_id(self._clock.now_ms())}"
         self.record = SqlRecord(data / RECORD_FILE if data else None, inline=inline is not None)
         self.hub: Hub
         self.nodes: list[Node] = []

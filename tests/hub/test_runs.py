@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from skep.errors import NotFoundError, RefusedError, RunFailedError, SpecError, WrongStateError
-from skep.hub.runs import MAX_INPUTS, new_run_id
+from skep.hub.runs import MAX_INPUTS
+from skep.ids import new_id
 from skep.testing.stage import HOLD, Failed, Stage, counted, workflow
 
 RUN: dict[str, Any] = {"run": "true"}
@@ -20,7 +21,7 @@ RUN: dict[str, Any] = {"run": "true"}
 
 async def test_the_same_id_again_is_the_same_run(stage: Stage) -> None:
     node = await stage.node(script={"a": HOLD})
-    run = new_run_id(stage.clock.now_ms())
+    run = new_id(stage.clock.now_ms())
     assert await stage.submit({"a": RUN}, run_id=run) == run
     await stage.go()
     assert await stage.submit({"a": RUN}, run_id=run) == run
@@ -90,10 +91,10 @@ async def test_many_runs_are_accepted_in_one_commit(stage: Stage) -> None:
 
 
 def test_run_ids_are_of_version_7_and_sort_by_time() -> None:
-    ids = [new_run_id(1_750_000_000_000 + at) for at in range(50)]
+    ids = [new_id(1_750_000_000_000 + at) for at in range(50)]
     assert ids == sorted(ids)
     assert {(one[14], one[19] in "89ab", len(one)) for one in ids} == {("7", True, 36)}
-    assert len({new_run_id(1) for _ in range(50)}) == 50
+    assert len({new_id(1) for _ in range(50)}) == 50
 
 
 # -- the end

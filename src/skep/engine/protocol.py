@@ -15,8 +15,8 @@ from typing import Final, Literal, NamedTuple, Protocol
 import msgspec
 
 from skep.model.event import Event
-from skep.model.node import Grant, LiveNode, LockGrant, NodeInfo, Stop
-from skep.model.run import EXCLUSIVE, Claim, ReadyTask, Shape, Token
+from skep.model.node import Adopted, Grant, HeldLock, LiveNode, LockGrant, NodeInfo, Stop
+from skep.model.run import EXCLUSIVE, Claim, ReadyTask, RestoredTask, Shape, Token
 
 OK: Final = "ok"
 NOT_FOUND: Final = "not_found"
@@ -65,7 +65,12 @@ FORGET_MS: Final = 60_000
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A chunk of a run: tasks `first` to `first + count`. Identity: run and chunk."""
+    """A chunk of a run: tasks `first` to `first + count`. Identity: run and chunk.
+
+    A run that the record knows already comes with what it knows. Its tasks are then those of the shape and, after them, the
+    children of `families`; a task that is not in `restored` waits. One that was running is ready again, under its old attempt
+    number: its node may come and have it adopted; if it is placed in place of that, the attempt counts as lost.
+    """
 
     run: str
     namespace: str
@@ -79,6 +84,16 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     command: int = 0
     """Number of the last recorded command that this load already reflects."""
     paused: bool = False
+    child: bool = False
+    """A child run: it loads however many tasks are live, since its parent waits for it."""
+    restored: Sequence[RestoredTask] = ()
+    """Of this chunk, in the order of their indexes."""
+    families: Sequence[tuple[int, int, int]] = ()
+    """First chunk only: maps that were expanded, (parent, first, count), in the order of `first`."""
+    cancelling: str = ""
+    """Why it was being cancelled, if it was."""
+    ended: bool = False
+    """It has ended, and a recorded `retry` above `command` follows: `open` lets nothing out and tells no end."""
 
 
 class ReadyClass(NamedTuple):
@@ -105,6 +120,8 @@ class Start(msgspec.Struct, frozen=True, gc=False):
     timeout_ms: int = 0
     deadline_ms: int = 0
     """How long until the task's deadline; 0 for none."""
+    base: str = ""
+    """Handed on to the node."""
 
 
 class Settle(msgspec.Struct, frozen=True, gc=False):
@@ -130,13 +147,16 @@ class Expand(msgspec.Struct, frozen=True, gc=False):
 
 
 class Park(msgspec.Struct, frozen=True, gc=False):
-    """Park the task without an attempt. Identity: run, task, version."""
+    """Park the task; that counts as an attempt, though without a lease. Identity: run, task, version."""
 
     run: str
     task: int
     version: int
     failing: bool
     reason: str
+    """`approval`, `child` or `event`."""
+    data: bytes = b""
+    """An encoded `Wait`."""
 
 
 Decision = Start | Settle | Expand | Park
@@ -164,6 +184,8 @@ class Failure(msgspec.Struct, frozen=True, gc=False):
     retry_in_ms: int = -1
     """-1: the task ends; 0: ready at once; else delayed."""
     cancelled: bool = False
+    lost: bool = False
+    """Its process died, perhaps for another attempt's fault: as if its node had been lost."""
 
 
 class Snooze(msgspec.Struct, frozen=True, gc=False):
@@ -193,10 +215,42 @@ class Resolve(msgspec.Struct, frozen=True, gc=False):
     task: int
     by: str
     state: int
-    """SUCCEEDED, FAILED, or READY to run again."""
+    """SUCCEEDED, FAILED, CANCELLED, or READY to run again."""
     reason: str = ""
     output: bytes = b""
     error: bytes = b""
+    retry_in_ms: int = -1
+    """FAILED: as in `Failure`."""
+    attempt: int = 0
+    """Only if the task is parked for this attempt; 0: whichever it is."""
+
+
+class Adopt(msgspec.Struct, frozen=True, gc=False):
+    """A lease of an earlier engine goes on under a new token. Identity: the old token.
+
+    The task must be ready, and `attempt` its last attempt (which was running) or the next one (whose grant was not recorded);
+    else `superseded`. What the lease takes and claims is taken whether it fits or not: it is in use.
+    """
+
+    run: str
+    task: int
+    attempt: int
+    node: str
+    name: str
+    token: Token
+    """The old one, which the attempt saw first."""
+    takes: tuple[tuple[str, int], ...] = ()
+    claims: tuple[Claim, ...] = ()
+    locks: tuple[HeldLock, ...] = ()
+    ended: bool = False
+    """The attempt has ended already, and only its outcome is to be told: the node is told nothing."""
+
+
+class Adoption(NamedTuple):
+    """The answer to an `Adopt`, and the new token if it is `ok`."""
+
+    answer: Answer
+    token: Token
 
 
 class RunCommand(msgspec.Struct, frozen=True, gc=False):
@@ -248,7 +302,7 @@ class InboxEntry(NamedTuple):
     """Something for a node. Numbered per node from 1."""
 
     number: int
-    entry: Grant | Stop | LockGrant
+    entry: Grant | Stop | LockGrant | Adopted
 
 
 class LiveTask(NamedTuple):
@@ -306,6 +360,10 @@ class Engine(Protocol):
     async def snooze(self, items: Sequence[Snooze]) -> list[Answer]: ...
     async def park(self, items: Sequence[Parked]) -> list[Answer]: ...
     async def resolve(self, items: Sequence[Resolve]) -> list[Answer]: ...
+    async def adopt(self, items: Sequence[Adopt]) -> list[Adoption]:
+        """The node gets an `Adopted` in its inbox. `not_found`: no such run, task or node."""
+        ...
+
     async def tasks(self, run: str, tasks: Sequence[int]) -> list[LiveTask]:
         """The live state of tasks. Raises NotFoundError."""
         ...
@@ -324,8 +382,9 @@ class Engine(Protocol):
     async def register(self, items: Sequence[Register]) -> list[Answer]: ...
     async def beat(self, items: Sequence[Beat]) -> list[Answer]: ...
     async def drain(self, nodes: Sequence[str], on: bool = True) -> list[Answer]: ...
-    async def retire(self, nodes: Sequence[tuple[str, int]]) -> list[Answer]:
-        """Nodes (id, incarnation) leave; their leases return at once."""
+    async def retire(self, nodes: Sequence[tuple[str, int]], *, lost: bool = False) -> list[Answer]:
+        """Nodes (id, incarnation) leave; their leases return at once. `lost`: not in good order, so that what they hold of
+        fleet-wide claims stays taken for a while and their attempts count as lost."""
         ...
 
     async def nodes(self) -> list[LiveNode]: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from skep.flow.decide import Facts, Upstream, run_output
 from skep.flow.evaluation import ExpressionError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.hub.feed import Feed
+from skep.ids import new_id
 from skep.model.encode import encode
 from skep.model.node import ErrorInfo, artifact_of, failure
 from skep.model.run import RunView, TaskView
@@ -26,14 +26,6 @@ from skep.upkeep.load import LoadLoop
 
 MAX_INPUTS = 8 * 1024 * 1024
 """Bytes of JSON that a run's inputs may have."""
-
-
-def new_run_id(now_ms: int) -> str:
-    """A UUID of version 7 (RFC 9562): sorts by time, made by the client so that a resend is safe."""
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (now_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & (1 << 62) - 1
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class Runs:
@@ -101,7 +93,7 @@ class Runs:
         encoded = [self._encode_inputs(spec, given) for given in inputs]
         new = [
             NewRun(
-                id=run_ids[at] if run_ids else new_run_id(now_ms),
+                id=run_ids[at] if run_ids else new_id(now_ms),
                 engine=self._engine_id,
                 workflow=spec.name,
                 definition=plan.encoded,

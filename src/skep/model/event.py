@@ -3,15 +3,17 @@
 | kind | of | says |
 |---|---|---|
 | loaded | run | the engine knows the run; `count` tasks |
-| paused, resumed, cancelling | run | the flag was set; `reason` |
+| paused, resumed, cancelling | run | the flag was set; `reason`, `command` |
 | ended | run | `state` succeeded, failed or cancelled; `reason` |
 | ready | tasks | `tasks` may start |
 | granted | task | `node` holds the lease (`epoch`, `n`) for `attempt` |
+| adopted | task | as `granted`, of an attempt that began under an earlier engine: (`token_epoch`, `token`) it saw first |
 | succeeded | task | `output`; `started_ms`, `ran_ms` when it ran |
 | failed, cancelled, skipped | task or tasks | `reason`, `error` |
 | retrying, snoozed, returned | task | the attempt ended and the task goes on at `due_ms` (0: now) |
-| parked | task | `reason`: approval, child, event, map; with `first` and `count` of its children for a map |
-| reset | tasks | a recorded `retry` made them wait again |
+| parked | task | `reason`: approval, child, event, with `data` (an encoded `Wait`) and its `attempt`; or map, with `first` and
+  `count` of its children |
+| reset | tasks | a recorded `retry`, number `command`, made them wait again |
 | registered, draining, retired, lost | node | `node` |
 """
 
@@ -44,3 +46,6 @@ class Event(msgspec.Struct, omit_defaults=True, gc=False):
     ran_ms: int = 0
     error: bytes = b""
     output: bytes = b""
+    data: bytes = b""
+    command: int = 0
+    """Number of the recorded command that this follows from."""

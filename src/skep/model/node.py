@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from skep.model.run import Token
+from skep.model.run import Claim, Token
 
 
 class GpuInfo(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one attempt shall do, with every expression but the secrets filled in. Equal calls share their bytes."""
 
     executor: str
-    call: str | tuple[str, ...]
+    call: str | tuple[str, ...] | dict[str, Any]
     args: Any = None
     env: dict[str, str] | None = None
     cwd: str | None = None
@@ -91,6 +91,33 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     """For a map child: its parent."""
     deadline_ms: int = 0
     """How long until the task's deadline, from the grant on; 0 for none."""
+    takes: tuple[tuple[str, int], ...] = ()
+    claims: tuple[Claim, ...] = ()
+    """What the lease holds: presented again by a node that rejoins."""
+    base: str = ""
+    """Where relative paths start; empty: where the node's own do."""
+
+
+class HeldLock(msgspec.Struct, frozen=True, gc=False):
+    """A lock taken inside of a task, as its node presents it when it rejoins."""
+
+    key: str
+    units: int
+    left_ms: int
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """A lease that a node still works on, as it presents it to an engine that was opened anew."""
+
+    grant: Grant
+    locks: tuple[HeldLock, ...] = ()
+
+
+class Adopted(msgspec.Struct, frozen=True, gc=False):
+    """Tells a node under which token its attempt goes on."""
+
+    old: Token
+    token: Token
 
 
 class Stop(msgspec.Struct, frozen=True, gc=False):
@@ -98,7 +125,7 @@ class Stop(msgspec.Struct, frozen=True, gc=False):
 
     token: Token
     reason: str
-    """`cancel` or `deadline`."""
+    """`cancel`, `deadline` or `superseded`."""
 
 
 class LockGrant(msgspec.Struct, frozen=True, gc=False):
@@ -136,7 +163,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     token: Token
     attempt: int
     result: str
-    """`succeeded`, `failed`, `cancelled`, `snoozed`."""
+    """`succeeded`, `failed`, `cancelled`, `snoozed`; `lost`: its process died for a reason that may not be its own."""
     output: bytes = b""
     error: ErrorInfo | None = None
     ran_ms: int = 0

@@ -92,6 +92,22 @@ class ReadyTask(NamedTuple):
     child: int = -1
 
 
+class RestoredTask(NamedTuple):
+    """A task as the record has it, for a run that is loaded again."""
+
+    task: int
+    state: int
+    attempts: int
+    failures: int = 0
+    """How many of its attempts failed, since it was last reset."""
+    lost: int = 0
+    """How many were lost with their node."""
+    met: bool = False
+    """skipped: by its own `when`."""
+    due_ms: int = 0
+    """delayed: when it is due."""
+
+
 class Claim(NamedTuple):
     """Units of something bounded that is shared by the fleet."""
 

@@ -7,13 +7,14 @@ the next one; the writer commits as soon as it is idle and no timer delays it. O
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from skep.model.event import Event
 from skep.model.node import LogChunk
-from skep.model.run import AttemptView, Token
+from skep.model.run import AttemptView, RestoredTask, Token
 
 
 class EngineRow(msgspec.Struct, frozen=True):
@@ -45,6 +46,16 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     """Unique in the namespace; the same key with the same body returns the first run, with another body is refused."""
     accepted_ms: int
+    due_ms: int = 0
+    """Not loaded before this time; 0: at once."""
+    parent: tuple[str, int] | None = None
+    """The run and the task whose child it is."""
+    depth: int = 0
+    """How many runs it is nested in."""
+    schedule: str = ""
+    """Name of the schedule that fired it."""
+    base: str = ""
+    """Where relative paths of its tasks start, on nodes of the machine where it was submitted; empty: each node's own."""
 
 
 class RunRow(msgspec.Struct, kw_only=True):
@@ -69,6 +80,133 @@ class RunRow(msgspec.Struct, kw_only=True):
     started_ms: int | None
     finished_ms: int | None
     task_count: int
+    applied: int = 0
+    """Number of the last command of which the record has the effect."""
+    due_ms: int = 0
+    parent: tuple[str, int] | None = None
+    depth: int = 0
+    schedule: str = ""
+    base: str = ""
+    counts: tuple[int, ...] = ()
+    """How many of its tasks stand in each `TaskState`; those without a row count as waiting. Only where a method says so."""
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs. All that is set must hold."""
+
+    namespace: str = ""
+    states: tuple[int, ...] = ()
+    workflow: str = ""
+    labels: Mapping[str, str] = {}
+    """Each of them, with this value; an empty value: the label is there."""
+    search: str = ""
+    """Begins the id, or is in the workflow's name or a label's value."""
+    schedule: str = ""
+    parent: str = ""
+    """Children of this run."""
+    accepted_from_ms: int = 0
+    accepted_to_ms: int = 0
+    """Exclusive; 0: none."""
+
+
+class RunPage(msgspec.Struct, frozen=True):
+    """Runs, the newest first; `cursor` asks for those after them, empty for no more."""
+
+    runs: list[RunRow]
+    cursor: str
+
+
+class Expansion(msgspec.Struct, frozen=True):
+    """The children of a map: `count` indexes in a row from `first`."""
+
+    parent: int
+    first: int
+    count: int
+
+
+class RestoredRun(msgspec.Struct, frozen=True):
+    """What an engine must know of a run that was loaded before."""
+
+    tasks: list[RestoredTask]
+    """Those with a row, in the order of their indexes, children of maps after the tasks of the workflow."""
+    expansions: list[Expansion]
+    """In the order of `first`."""
+
+
+class WaitRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A wait that is not over: its task is parked, and nobody has decided it."""
+
+    run: str
+    task: int
+    attempt: int
+    engine: str
+    namespace: str
+    workflow: str
+    kind: str
+    event: str
+    key: str
+    data: bytes
+    """An encoded `Wait`."""
+    accepted_ms: int
+    """When its run was."""
+    depth: int
+    """Of its run."""
+    since_ms: int
+    due_ms: int
+    """0: never."""
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that somebody sent. Kept for 7 days."""
+
+    id: str
+    """Made by the sender, so that sending it again is safe."""
+    namespace: str
+    name: str
+    key: str
+    data: bytes
+    at_ms: int
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored version of a workflow."""
+
+    namespace: str
+    name: str
+    version: int
+    digest: str
+    body: bytes
+    note: str
+    at_ms: int
+
+
+class ScheduleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored schedule. `spec` is the encoded `ScheduleSpec` of `skep.flow.timetable`."""
+
+    namespace: str
+    name: str
+    spec: bytes
+    paused: bool
+    fired_ms: int
+    """The last time for which it was decided (fired, skipped or passed over); 0: none."""
+    next_ms: int
+    """0: never again."""
+    made_ms: int
+    version: int
+    """Grows by one with each `put_schedule`."""
+
+
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as recorded from its engine's events."""
+
+    engine: str
+    id: str
+    incarnation: int
+    state: str
+    """`live`, `retired` or `lost`."""
+    draining: bool
+    """As somebody wants it, whether it is there or not."""
+    at_ms: int
 
 
 class TaskRow(msgspec.Struct, kw_only=True):
@@ -86,14 +224,8 @@ class TaskRow(msgspec.Struct, kw_only=True):
     """JSON; empty for none."""
     error: bytes
     """An encoded `ErrorInfo`; empty for none."""
-
-
-class Expansion(msgspec.Struct, frozen=True):
-    """The children of a map: `count` indexes in a row from `first`."""
-
-    parent: int
-    first: int
-    count: int
+    due_ms: int | None = None
+    """delayed: when it is due."""
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,8 +296,16 @@ class Record(Protocol):
         """Commands of unfinished runs above the numbers given per run (0 when absent), in order."""
         ...
 
-    async def unloaded(self, engine: str, epoch: int, limit: int) -> list[RunRow]:
-        """Unfinished runs whose `loaded` is below `epoch`, by priority, then age."""
+    async def unloaded(self, engine: str, epoch: int, limit: int, now_ms: int) -> list[RunRow]:
+        """Unfinished runs whose `loaded` is below `epoch` and that are due, by priority, then age."""
+        ...
+
+    async def next_due_ms(self, engine: str, now_ms: int) -> int:
+        """When the next run that is not due yet will be; 0: there is none."""
+        ...
+
+    async def restore(self, runs: Sequence[str]) -> dict[str, RestoredRun]:
+        """What the record knows of runs that were loaded before. Runs without any row are left out."""
         ...
 
     # -- transcription
@@ -180,6 +320,85 @@ class Record(Protocol):
         """How many runs have not ended."""
         ...
 
+    # -- waits, events
+
+    async def waits(
+        self, engine: str, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), namespace: str = "", limit: int = 1_000_000
+    ) -> list[WaitRow]:
+        """Waits that are not over, the oldest first; of all kinds and runs where none are named."""
+        ...
+
+    async def decide(self, run: str, task: int, attempt: int, data: bytes, at_ms: int) -> Command:
+        """Stores the decision on an approval as a command (`decide`, with `data`) and marks the wait decided, in one
+        transaction; so only one is ever stored. Raises NotFoundError, WrongStateError (it does not wait, waits in another
+        attempt, or was decided: by whom)."""
+        ...
+
+    async def send(self, signal: Signal) -> bool:
+        """Stores an event. False: it is there already."""
+        ...
+
+    async def signals(self, namespace: str, name: str, key: str, from_ms: int, limit: int = 1) -> list[Signal]:
+        """Events of that name and key sent at or after `from_ms`, the oldest first."""
+        ...
+
+    # -- definitions, schedules, nodes, flags
+
+    async def put_definition(self, namespace: str, name: str, digest: str, body: bytes, note: str, at_ms: int) -> Definition:
+        """Stores the next version; the last one again when its digest is the same."""
+        ...
+
+    async def definitions(self, namespace: str = "", name: str = "") -> list[Definition]:
+        """All versions of `name`, the newest first; without a name the newest version of each, by name. Bodies are left out
+        (empty)."""
+        ...
+
+    async def stored_definition(self, namespace: str, name: str, version: int = 0) -> Definition:
+        """0: the newest. Raises NotFoundError that names what there is."""
+        ...
+
+    async def remove_definition(self, namespace: str, name: str) -> int:
+        """All versions; runs keep what they were started with. Answers how many there were."""
+        ...
+
+    async def put_schedule(self, namespace: str, name: str, spec: bytes, next_ms: int, at_ms: int) -> ScheduleRow:
+        """Stores or replaces a schedule."""
+        ...
+
+    async def schedules(self, namespace: str = "", due_ms: int = 0) -> list[ScheduleRow]:
+        """By name; with `due_ms` only those that are not paused and whose `next_ms` is at or before it (and not 0)."""
+        ...
+
+    async def schedule(self, namespace: str, name: str) -> ScheduleRow:
+        """Raises NotFoundError."""
+        ...
+
+    async def remove_schedule(self, namespace: str, name: str) -> bool: ...
+
+    async def move_schedule(
+        self, row: ScheduleRow, *, fired_ms: int | None = None, next_ms: int | None = None, paused: bool | None = None
+    ) -> bool:
+        """Compare-and-set on `row.version` and `row.fired_ms`. False: somebody else moved or replaced it."""
+        ...
+
+    async def next_schedule_ms(self) -> int:
+        """The earliest `next_ms` of schedules that are not paused; 0: none."""
+        ...
+
+    async def nodes(self, engine: str) -> list[NodeRow]: ...
+
+    async def want_drain(self, engine: str, node: str, on: bool, at_ms: int) -> None:
+        """Stores that a node shall (not) drain, whether it is there or not."""
+        ...
+
+    async def flags(self) -> dict[str, str]:
+        """Settings of the whole installation by name, such as `paused:NAMESPACE`."""
+        ...
+
+    async def set_flag(self, name: str, value: str | None) -> None:
+        """None removes it."""
+        ...
+
     # -- reading
 
     async def definition(self, digest: str) -> bytes:
@@ -187,10 +406,31 @@ class Record(Protocol):
         ...
 
     async def run(self, run: str) -> RunRow:
-        """Raises NotFoundError."""
+        """With `counts`. Raises NotFoundError."""
+        ...
+
+    async def find_run(self, prefix: str) -> str:
+        """The id of the one run whose id begins so. Raises NotFoundError, or RefusedError naming some of several."""
+        ...
+
+    async def list_runs(self, wanted: RunFilter, *, limit: int = 50, cursor: str = "") -> RunPage:
+        """A page, the newest first. Fast with a million runs, whatever the filter; `counts` are left out. Raises RefusedError
+        for a cursor that is none."""
+        ...
+
+    async def count_runs(self, namespace: str = "") -> dict[int, int]:
+        """RunState to how many; ended ones only of the last day."""
         ...
 
     async def tasks(self, run: str) -> list[TaskRow]: ...
+
+    async def task(self, run: str, index: int) -> TaskRow | None: ...
+
+    async def list_tasks(
+        self, run: str, *, states: Sequence[int] = (), after: int = -1, limit: int = 1_000, indexes: Sequence[int] | None = None
+    ) -> list[TaskRow]:
+        """Rows with an index above `after`, in order; only those in `states`, and only `indexes`, where these are given."""
+        ...
 
     async def attempts(self, run: str) -> dict[int, list[AttemptView]]:
         """Task index to its attempts, oldest first; `error` is the decoded ErrorInfo as a dictionary."""
@@ -204,6 +444,10 @@ class Record(Protocol):
 
     async def errors(self, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
         """The encoded ErrorInfo of each failed task; the others are left out."""
+        ...
+
+    async def last_event(self, run: str) -> Token:
+        """The last recorded event of a run; (0, 0) for none."""
         ...
 
     async def events(self, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:
@@ -247,6 +491,13 @@ class Record(Protocol):
         """In the order of arrival; `after` skips that many chunks."""
         ...
 
+    async def log_stream(
+        self, run: str, tasks: Sequence[int] = (), *, attempt: int | None = None, after: int = 0, limit: int = 1_000
+    ) -> list[tuple[int, LogChunk]]:
+        """Chunks of a run (of these tasks, where some are named) above the position `after`, in the order of arrival, each
+        with its position."""
+        ...
+
     async def put_artifact(self, run: str, data: bytes, now_ms: int) -> str:
         """Stores bytes by content and answers their id (`sha256:…`)."""
         ...
@@ -256,8 +507,13 @@ class Record(Protocol):
         ...
 
     async def prune(self, *, ended_before_ms: int, now_ms: int, limit: int) -> int:
-        """Deletes whole ended runs with everything of theirs, expired state, and artifacts that no run refers to for a day.
-        Answers how many runs went."""
+        """Deletes whole ended runs with everything of theirs (not a child whose parent goes on), expired state, events sent
+        more than 7 days ago, and artifacts that no run refers to for a day. Answers how many runs went."""
+        ...
+
+    async def backup(self, target: Path) -> dict[str, Any]:
+        """Writes a consistent copy of the record, with its artifacts, to a new folder while work goes on; answers sizes for
+        people. Raises RecordError (it exists, no room, ...)."""
         ...
 
     async def stats(self) -> dict[str, Any]:
