@@ -28,9 +28,9 @@ def begin(skep: Any) -> Any:
         skep.program = [
             "-c",
             f"""
-import resource, skep.wiring, sys
+import resource, skep.wiring.embedded, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, ({ROOM}, resource.RLIM_INFINITY))
-skep.wiring.GIVE_UP_S = {give_up_s}
+skep.wiring.embedded.GIVE_UP_S = {give_up_s}
 from skep.cli import main
 main()""",
         ]

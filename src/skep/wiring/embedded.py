@@ -1,9 +1,8 @@
-"""The only module that names concrete drivers: puts an engine, a record, the loops, a hub and nodes together."""
+"""One engine of its own in this process, with its nodes: `skep run`, `Workflow.run`, tests."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import random
@@ -40,10 +39,10 @@ from skep.upkeep.place import PlaceLoop
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
 from skep.upkeep.watch import Watch, described
+from skep.wiring.data import RECORD_FILE, make_private, try_lock, unlock
 
 log = logging.getLogger(__name__)
 
-RECORD_FILE = "record.sqlite"
 GIVE_UP_S = 20.0
 """How long the record, or a loop without which no run ends, may fail without a break before the runs are given up."""
 CLOSE_S = 5.0
@@ -53,7 +52,7 @@ IDLE_S = 3600.0
 
 
 class Embedded:
-    """One engine of its own in this process, with its nodes: `skep run`, `Workflow.run`, tests.
+    """An engine that ends with its process.
 
     It restores nothing. When the record or a loop fails for too long it gives its runs up, and who waits for their end is told.
     While it lives it holds a file lock; whoever next opens the record and finds such a lock free ends the runs of that engine
@@ -99,8 +98,8 @@ class Embedded:
     async def open(self) -> Embedded:
         """Raises RecordError when the data directory cannot be used."""
         if self._data is not None:
-            _make_private(self._data)
-            self._lock = _try_lock(self._lock_file(self._id))
+            make_private(self._data)
+            self._lock = try_lock(self._lock_file(self._id))
         try:
             await self.record.open()
             await self._sweep_abandoned()
@@ -188,7 +187,7 @@ class Embedded:
     async def _leave(self) -> None:
         await self.record.close()
         if self._lock is not None:
-            _unlock(self._lock)
+            unlock(self._lock)
             self._lock = None
 
     async def _finish(self, loops: Sequence[Loop]) -> None:
@@ -250,44 +249,9 @@ class Embedded:
         if self._data is None:
             return
         for engine in await self.record.embedded_engines():
-            lock = _try_lock(self._lock_file(engine))
+            lock = try_lock(self._lock_file(engine))
             if lock is not None:
                 runs = await self.record.abandon(engine, self._clock.now_ms())
                 if runs:
                     log.warning("%d unfinished runs of an earlier process were ended as failed (abandoned)", runs)
-                _unlock(lock)
-
-
-def _make_private(folder: Path) -> None:
-    """The data directory, readable by its owner only: it holds inputs and outputs. Raises RecordError."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (folder / "engines").mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise _unusable(folder, error) from None
-
-
-def _try_lock(path: Path) -> IO[str] | None:
-    """The lock, when nobody holds it. Raises RecordError."""
-    try:
-        lock = path.open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            lock.close()
-            raise
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        raise _unusable(path.parent.parent, error) from None
-    return lock
-
-
-def _unlock(lock: IO[str]) -> None:
-    """Frees the lock and removes its file."""
-    Path(lock.name).unlink(missing_ok=True)
-    lock.close()
-
-
-def _unusable(folder: Path, error: OSError) -> RecordError:
-    return RecordError(f"the data directory {folder} cannot be used: {error}. Choose another with --data or SKEP_HOME")
+                unlock(lock)
