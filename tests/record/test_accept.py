@@ -75,8 +75,8 @@ async def test_unloaded_runs_come_by_priority_then_age(ready_record: SqlRecord, 
             new_run("elsewhere", engine="e2"),
         ]
     )
-    assert [run.id for run in await ready_record.unloaded("e1", EPOCH, 10)] == ["high", "old", "r1", "low"]
-    assert [run.id for run in await ready_record.unloaded("e1", EPOCH, 2)] == ["high", "old"]
+    assert [run.id for run in await ready_record.unloaded("e1", EPOCH, 10, NOW)] == ["high", "old", "r1", "low"]
+    assert [run.id for run in await ready_record.unloaded("e1", EPOCH, 2, NOW)] == ["high", "old"]
     assert await ready_record.unfinished("e1") == 4
 
 
@@ -97,9 +97,9 @@ async def test_a_retry_of_an_ended_run_makes_it_unloaded_again(ready_record: Sql
     story.tell("loaded", count=1)
     story.tell("ended", state=int(RunState.FAILED), reason="x")
     await ready_record.transcribe("e1", EPOCH, *story.take())
-    assert await ready_record.unloaded("e1", EPOCH, 10) == []
+    assert await ready_record.unloaded("e1", EPOCH, 10, NOW) == []
     command = await ready_record.command("r1", "retry", b"", NOW)
-    assert [run.id for run in await ready_record.unloaded("e1", EPOCH, 10)] == ["r1"]
+    assert [run.id for run in await ready_record.unloaded("e1", EPOCH, 10, NOW)] == ["r1"]
     assert await ready_record.commands("e1", {}) == [command]
     story.tell("reset", tasks=(0,))
     await ready_record.transcribe("e1", EPOCH, *story.take())

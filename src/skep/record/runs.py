@@ -149,7 +149,7 @@ def commands(tx: Transaction, engine: str, after: Mapping[str, int]) -> list[Com
     ]
 
 
-def unloaded(tx: Transaction, engine: str, epoch: int, limit: int) -> list[RunRow]:
+def unloaded(tx: Transaction, engine: str, epoch: int, limit: int, now_ms: int) -> list[RunRow]:
     sql = (
         f"SELECT {RUN_COLUMNS} FROM runs WHERE engine = ? AND {UNFINISHED} AND loaded < ?"
         f" ORDER BY {RANK}, accepted_ms, id LIMIT ?"

@@ -137,8 +137,8 @@ class SqlRecord:
     async def commands(self, engine: str, after: Mapping[str, int]) -> list[Command]:
         return await self._read(runs.commands, engine, after)
 
-    async def unloaded(self, engine: str, epoch: int, limit: int) -> list[RunRow]:
-        return await self._read(runs.unloaded, engine, epoch, limit)
+    async def unloaded(self, engine: str, epoch: int, limit: int, now_ms: int) -> list[RunRow]:
+        return await self._read(runs.unloaded, engine, epoch, limit, now_ms)
 
     async def unfinished(self, engine: str) -> int:
         return await self._read(runs.unfinished, engine)

@@ -68,7 +68,7 @@ class LoadLoop(Loop):
         commands: Sequence[Command] = ()
         if not rows and read_ms >= self._scan_ms:
             self._scan_ms = read_ms + round(self.interval_s * 1000)
-            rows = await self._record.unloaded(self._engine_id, self._engine.epoch, BATCH)
+            rows = await self._record.unloaded(self._engine_id, self._engine.epoch, BATCH, read_ms)
             commands = await self._record.commands(self._engine_id, self._commands)
         rows = [row for row in rows if row.id not in self._loading]
         if rows:
