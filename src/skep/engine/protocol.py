@@ -328,6 +328,18 @@ class Promoted(NamedTuple):
     """When something is due next; 0 for nothing."""
 
 
+class EngineStats(NamedTuple):
+    """What is live now."""
+
+    states: tuple[int, ...]
+    """How many tasks of unfinished runs stand in each `TaskState`."""
+    runs: int
+    live_tasks: int
+    """As they count against the bound."""
+    oldest_ready_ms: int
+    """Since when the longest waiting of the ready tasks is ready; 0: none is."""
+
+
 class Engine(Protocol):
     """The seam. Every method is one atomic step; see the module's text for lists, answers and repeats."""
 
@@ -388,6 +400,10 @@ class Engine(Protocol):
         ...
 
     async def nodes(self) -> list[LiveNode]: ...
+
+    async def stats(self) -> EngineStats:
+        """Counts for people: some milliseconds with 200,000 tasks."""
+        ...
 
     # locks
     async def claim(self, items: Sequence[Ask]) -> list[Answer]: ...

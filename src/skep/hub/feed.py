@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from skep.model.event import Event
 
@@ -14,11 +15,12 @@ Listener = Callable[[Sequence[Event]], None]
 
 
 class Feed:
-    """Hands recorded events on, and wakes those who wait for the end of a run."""
+    """Hands recorded events on, and wakes those who wait for the end of a run or for anything new of it."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._ends: dict[str, list[asyncio.Future[Event]]] = {}
+        self._watched: dict[str, list[asyncio.Event]] = {}
         self._failure: Exception | None = None
 
     def publish(self, events: Sequence[Event]) -> None:
@@ -34,6 +36,29 @@ class Feed:
                     for future in self._ends.pop(event.run, ()):
                         if not future.done():
                             future.set_result(event)
+        if self._watched:
+            self.stir(event.run for event in events)
+
+    def stir(self, runs: Iterable[str]) -> None:
+        """There is something new of these runs: events, or what their tasks wrote."""
+        watched = self._watched
+        if watched:
+            for run in dict.fromkeys(runs):
+                for stirred in watched.get(run, ()):
+                    stirred.set()
+
+    @contextmanager
+    def watching(self, run: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever there is something new of the run; whoever watches clears it before it looks."""
+        stirred = asyncio.Event()
+        self._watched.setdefault(run, []).append(stirred)
+        try:
+            yield stirred
+        finally:
+            watchers = self._watched[run]
+            watchers.remove(stirred)
+            if not watchers:
+                del self._watched[run]
 
     def fail(self, error: Exception) -> None:
         """Nothing more will be recorded: who waits for an end, now or later, is told why."""

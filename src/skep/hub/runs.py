@@ -1,31 +1,43 @@
-"""Runs: submit, wait, look at, cancel, pause, resume, retry."""
+"""Runs: submit, wait, list, look at, cancel, pause, resume, retry."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from skep.clock import Clock
-from skep.errors import RunFailedError, SpecError, WrongStateError
-from skep.flow.decide import Facts, Upstream, run_output
-from skep.flow.evaluation import ExpressionError
+from skep.errors import RefusedError, SkepError, SpecError, WrongStateError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.hub.feed import Feed
+from skep.hub.views import Names, Views, summary_of
 from skep.ids import new_id
 from skep.model.encode import encode
-from skep.model.node import ErrorInfo, artifact_of, failure
-from skep.model.run import RunView, TaskView
+from skep.model.event import Event
+from skep.model.node import Progress
+from skep.model.run import RunView, Token
 from skep.model.spec import WorkflowSpec
-from skep.model.state import RunState, TaskState
-from skep.record.protocol import Expansion, NewRun, Record, RunRow, TaskRow
+from skep.model.state import RunState
+from skep.model.views import Bulk, LogLine, RunList, RunSummary, TaskList
+from skep.record.protocol import NewRun, Record, RunFilter, RunRow
 from skep.upkeep.catalog import Catalog
 from skep.upkeep.load import LoadLoop
 
-MAX_INPUTS = 8 * 1024 * 1024
+MAX_INPUTS: Final = 8 * 1024 * 1024
 """Bytes of JSON that a run's inputs may have."""
+PAGE: Final = 1_000
+"""Events or chunks of logs read at once."""
+QUIET_S: Final = 10.0
+"""A stream with nothing to tell says so now and then, so that a dead one is told from a quiet one."""
+VERBS: Final = {
+    "cancel": (RunState.QUEUED, RunState.RUNNING),
+    "pause": (RunState.QUEUED, RunState.RUNNING),
+    "resume": (RunState.QUEUED, RunState.RUNNING),
+    "retry": (RunState.FAILED, RunState.CANCELLED),
+}
+"""Commands, and the runs that a command to many means."""
 
 
 class Runs:
@@ -38,7 +50,10 @@ class Runs:
         self._feed = feed
         self._clock = clock
         self._engine_id = engine_id
+        self._views = Views(record, catalog)
         self._plans: dict[int, Plan] = {}
+        self.progress_of: Callable[[str], Mapping[int, Progress]] = lambda run: {}
+        """How far the running tasks of a run say they are, by index: what the door for nodes keeps."""
 
     def plan(self, spec: WorkflowSpec) -> Plan:
         """The compiled workflow; the last few are kept. Raises SpecError."""
@@ -53,28 +68,45 @@ class Runs:
         self._catalog.keep_plan(plan)
         return plan
 
+    def kept_plan(self, digest: str) -> Plan | None:
+        """A workflow that was compiled before, if it is still at hand."""
+        return self._catalog.kept_plan(digest)
+
     async def submit(
         self,
         spec: WorkflowSpec,
         inputs: Mapping[str, Any] | None = None,
         *,
         run_id: str | None = None,
+        namespace: str = "",
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
         timeout_ms: int = 0,
+        due_ms: int = 0,
+        base: str = "",
+        schedule: str = "",
+        parent: RunRow | None = None,
+        parent_task: int = -1,
         idempotency_key: str | None = None,
     ) -> str:
-        """Accepts one run: returns its id once the record has committed it. Raises SpecError, RefusedError."""
-        (answer,) = await self.submit_many(
-            spec,
-            [inputs or {}],
-            run_ids=[run_id] if run_id else None,
-            priority=priority,
-            labels=labels,
-            timeout_ms=timeout_ms,
-            keys=[idempotency_key],
-        )
-        return answer
+        """Accepts one run: returns its id once the record has committed it. `due_ms`: it does not start before. A child run
+        takes namespace, priority, labels and `base` of its parent where it has none of its own. Raises SpecError, RefusedError.
+        """
+        plan = self.plan(spec)
+        run = self._new(plan, self._encode_inputs(spec, inputs or {}), run_id, priority, labels, timeout_ms, idempotency_key)
+        run = msgspec.structs.replace(run, namespace=namespace or run.namespace, due_ms=due_ms, base=base, schedule=schedule)
+        if parent is not None:
+            run = msgspec.structs.replace(
+                run,
+                namespace=parent.namespace,
+                priority=run.priority or parent.priority,
+                labels={**parent.labels, **run.labels},
+                base=base or parent.base,
+                parent=(parent.id, parent_task),
+                depth=parent.depth + 1,
+            )
+        (accepted,) = await self._accept([run], sent_again=bool(run_id) and parent is None)
+        return accepted
 
     async def submit_many(
         self,
@@ -89,32 +121,48 @@ class Runs:
     ) -> list[str]:
         """Accepts many runs of one workflow in one commit. All are checked first: nothing is half-submitted."""
         plan = self.plan(spec)
-        now_ms = self._clock.now_ms()
         encoded = [self._encode_inputs(spec, given) for given in inputs]
         new = [
-            NewRun(
-                id=run_ids[at] if run_ids else new_id(now_ms),
-                engine=self._engine_id,
-                workflow=spec.name,
-                definition=plan.encoded,
-                digest=plan.digest,
-                inputs=data,
-                namespace=spec.namespace,
-                priority=priority or spec.priority,
-                labels={**(spec.labels or {}), **(labels or {})},
-                timeout_ms=timeout_ms or spec.timeout_ms,
-                idempotency_key=keys[at] if keys else None,
-                accepted_ms=now_ms,
-            )
+            self._new(plan, data, run_ids[at] if run_ids else None, priority, labels, timeout_ms, keys[at] if keys else None)
             for at, data in enumerate(encoded)
         ]
+        return await self._accept(new, sent_again=bool(run_ids))
+
+    def _new(
+        self,
+        plan: Plan,
+        inputs: bytes,
+        run_id: str | None,
+        priority: int,
+        labels: Mapping[str, str] | None,
+        timeout_ms: int,
+        key: str | None,
+    ) -> NewRun:
+        spec, now_ms = plan.spec, self._clock.now_ms()
+        return NewRun(
+            id=run_id or new_id(now_ms),
+            engine=self._engine_id,
+            workflow=spec.name,
+            definition=plan.encoded,
+            digest=plan.digest,
+            inputs=inputs,
+            namespace=spec.namespace,
+            priority=priority or spec.priority,
+            labels={**(spec.labels or {}), **(labels or {})},
+            timeout_ms=timeout_ms or spec.timeout_ms,
+            idempotency_key=key,
+            accepted_ms=now_ms,
+        )
+
+    async def _accept(self, new: Sequence[NewRun], *, sent_again: bool) -> list[str]:
+        """`sent_again`: perhaps; whether such a run is new, and has not even ended, the record knows."""
         answers = await self._record.accept(new)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
         accepted = [str(answer) for answer in answers]
-        if run_ids:
-            self._load.look()  # perhaps sent again: whether a run is new, and has not even ended, the record knows
+        if sent_again:
+            self._load.look()
         else:
             self._load.offer([_row(run) for run, known in zip(new, accepted, strict=True) if run.id == known])
         return accepted
@@ -147,95 +195,197 @@ class Runs:
 
     async def output(self, run: str) -> Any:
         """What the ended run gave back. Raises RunFailedError when it did not succeed."""
-        row = await self._record.run(run)
-        view = await self.view(run)
-        if row.state != RunState.SUCCEEDED:
-            raise failure_of(view)
-        return view.output
+        return await self._views.output(run)
+
+    # -- looking
+
+    async def find(self, text: str) -> str:
+        """The id of the run that is meant: an id, the unique beginning of one, or `last` for the newest. Raises NotFoundError,
+        RefusedError."""
+        if text != "last":
+            return await self._record.find_run(text)
+        page = await self._record.list_runs(RunFilter(), limit=1)
+        if not page.runs:
+            raise RefusedError("there is no run yet")
+        return page.runs[0].id
 
     async def view(self, run: str) -> RunView:
         """The whole run as recorded. Raises NotFoundError."""
+        return await self._views.whole(run)
+
+    async def summary(self, run: str) -> RunSummary:
+        """The run with the counts of its tasks. Raises NotFoundError."""
+        return await self._views.summary(run)
+
+    async def list(self, wanted: RunFilter, *, limit: int = 50, cursor: str = "") -> RunList:
+        """A page, the newest first."""
+        page = await self._record.list_runs(wanted, limit=limit, cursor=cursor)
+        return RunList([summary_of(row) for row in page.runs], page.cursor or None)
+
+    async def tasks(
+        self, run: str, *, states: Sequence[str] = (), search: str = "", limit: int = 200, cursor: str = ""
+    ) -> TaskList:
+        """A page of its tasks, without outputs and history."""
+        return await self._views.tasks(run, states=states, search=search, limit=limit, cursor=cursor)
+
+    async def progress(self, run: str) -> dict[str, Progress]:
+        """What running tasks say of themselves, by name."""
+        found = self.progress_of(run)
+        if not found:
+            return {}
+        plan = await self._catalog.plan((await self._record.run(run)).digest)
+        names = Names(plan, await self._record.expansions(run))
+        return {names[task]: progress for task, progress in found.items() if task < names.count}
+
+    async def definition(self, run: str) -> bytes:
+        """The canonical JSON of its workflow. Raises NotFoundError."""
+        return await self._record.definition((await self._record.run(run)).digest)
+
+    # -- streams
+
+    async def events(self, run: str, after: Token, *, follow: bool) -> AsyncIterator[tuple[Token, Event] | None]:
+        """Its recorded events above a place, in order, without gap or repeat; with `follow` until the run has ended. None now
+        and then while there is nothing to tell."""
+        with self._feed.watching(run) as stirred:
+            while True:
+                stirred.clear()
+                ended = RunState((await self._record.run(run)).state).ended  # read first: its events are then all there
+                found = await self._record.events(run, after, PAGE)
+                for place, event in found:
+                    yield place, event
+                    after = place
+                if len(found) == PAGE:
+                    continue
+                if ended or not follow:
+                    return
+                if not await _rouse(stirred):
+                    yield None
+
+    async def logs(
+        self, run: str, *, task: str = "", attempt: int | None = None, after: int = 0, follow: bool = False
+    ) -> AsyncIterator[LogLine | None]:
+        """What its tasks wrote, in the order of arrival; of a map and its children, when `task` is one. With `follow` until the
+        run has ended."""
         record = self._record
-        row = await record.run(run)
-        plan = await self._catalog.plan(row.digest)
-        tasks = {task.index: task for task in await record.tasks(run)}
-        attempts = await record.attempts(run)
-        expansions = await record.expansions(run)
-        outputs = {at: await self._value(task.output) for at, task in tasks.items() if task.output}
-        view = RunView(
-            id=row.id,
-            workflow=row.workflow,
-            state=RunState(row.state).label,
-            reason=row.reason or None,
-            namespace=row.namespace,
-            priority=row.priority or 5,
-            labels=row.labels,
-            inputs=msgspec.json.decode(row.inputs),
-            accepted_ms=row.accepted_ms,
-            started_ms=row.started_ms,
-            finished_ms=row.finished_ms,
-        )
-        for at, name in _names(plan, expansions):
-            task = tasks.get(at)
-            view.tasks.append(_task_view(at, name, task, outputs.get(at)))
-            view.tasks[-1].history = attempts.get(at, [])
-        self._join_children(view, expansions, plan)
-        if row.state == RunState.SUCCEEDED:
-            view.output = self._output(plan, row, view, expansions)
-        return view
+        plan = await self._catalog.plan((await record.run(run)).digest)
+        wanted = await self._meant(run, task) if task else ()
+        with self._feed.watching(run) as stirred:
+            while True:
+                stirred.clear()
+                ended = RunState((await record.run(run)).state).ended
+                found = await record.log_stream(run, wanted, attempt=attempt, after=after, limit=PAGE)
+                names = Names(plan, await record.expansions(run)) if found else None
+                for position, chunk in found:
+                    assert names is not None
+                    after = position
+                    text = chunk.data.decode("utf-8", "replace")
+                    where = names[chunk.task] if chunk.task < names.count else f"#{chunk.task}"
+                    yield LogLine(
+                        position=position,
+                        task=where,
+                        attempt=chunk.attempt,
+                        stream=chunk.stream,
+                        at_ms=chunk.at_ms,
+                        text=text,
+                    )
+                if len(found) == PAGE:
+                    continue
+                if ended or not follow:
+                    return
+                if not await _rouse(stirred):
+                    yield None
 
-    async def _value(self, data: bytes) -> Any:
-        artifact = artifact_of(data)
-        if artifact is not None:
-            data = await self._record.get_artifact(artifact)
-        return msgspec.json.decode(data)
-
-    def _join_children(self, view: RunView, expansions: Sequence[Expansion], plan: Plan) -> None:
-        """The output of a map is the list of its children's."""
-        by_index = {task.index: task for task in view.tasks}
-        for expansion in expansions:
-            parent = by_index[expansion.parent]
-            children = [by_index[expansion.first + at] for at in range(expansion.count)]
-            times = [child.started_ms for child in children if child.started_ms]
-            parent.started_ms = min(times, default=parent.started_ms)
-            if parent.state == TaskState.SUCCEEDED.label:
-                parent.output = [child.output for child in children]
-
-    def _output(self, plan: Plan, row: RunRow, view: RunView, expansions: Sequence[Expansion]) -> Any:
-        errors = _errors(view, expansions)
-        upstream = {
-            task.index: Upstream(TaskState[task.state.upper()], task.output, errors.get(task.index))
-            for task in view.tasks
-            if task.index < len(plan.names)
-        }
-        facts = Facts(plan, {"id": row.id, "workflow": row.workflow, "namespace": row.namespace}, view.inputs, upstream)
-        try:
-            return run_output(facts)
-        except ExpressionError as error:
-            return {"error": f"the run's `output` does not work out: {error}"}
+    async def _meant(self, run: str, task: str) -> Sequence[int]:
+        at = await self._views.find(run, task)
+        for expansion in await self._record.expansions(run):
+            if expansion.parent == at:
+                return [at, *range(expansion.first, expansion.first + expansion.count)]
+        return [at]
 
     # -- commands
 
     async def cancel(self, run: str, reason: str = "cancelled") -> None:
         """Ends the run: what waits is cancelled, what runs is stopped. Recorded before it is applied."""
-        await self._command(run, "cancel", reason)
+        await self._unfinished(run, "cancelled")
+        await self._command(run, "cancel", reason.encode())
 
     async def pause(self, run: str, reason: str = "") -> None:
         """Starts nothing more of the run until `resume`."""
-        await self._command(run, "pause", reason)
+        await self._unfinished(run, "paused")
+        await self._command(run, "pause", reason.encode())
 
     async def resume(self, run: str, reason: str = "") -> None:
-        await self._command(run, "resume", reason)
+        await self._unfinished(run, "resumed")
+        await self._command(run, "resume", reason.encode())
 
-    async def retry(self, run: str, reason: str = "") -> None:
-        """Takes up an ended run: what did not succeed, and all that comes after it. Raises WrongStateError before its end."""
-        state = RunState((await self._record.run(run)).state)
+    async def _unfinished(self, run: str, word: str) -> None:
+        if run not in self._load.live:
+            state = RunState((await self._record.run(run)).state)
+            if state.ended:
+                raise WrongStateError(f"run {run} has {state.label} already; it cannot be {word}")
+
+    async def retry(self, run: str, tasks: Sequence[str] = (), reason: str = "") -> None:
+        """Takes up an ended run: what did not succeed, or these tasks, and all that comes after it. Raises WrongStateError
+        before its end, and when there is nothing to do again."""
+        row = await self._record.run(run)
+        state = RunState(row.state)
         if not state.ended:
             raise WrongStateError(f"run {run} is {state.label}; only a run that has ended can be retried")
-        await self._command(run, "retry", reason)
+        if state is RunState.SUCCEEDED and not tasks:
+            raise WrongStateError(
+                f"run {run} has succeeded: nothing of it failed. Name the tasks from which on it shall run again"
+            )
+        plan = await self._catalog.plan(row.digest)
+        if row.reason == "abandoned" and row.engine != self._engine_id:
+            raise WrongStateError(f"run {run} was one of `skep run`, whose process has ended; submit its workflow again")
+        indexes = [await self._whole_task(run, plan, name) for name in tasks]
+        await self._command(run, "retry", msgspec.json.encode({"reason": reason, "tasks": indexes}))
 
-    async def _command(self, run: str, verb: str, reason: str) -> None:
-        await self._load.apply(await self._record.command(run, verb, reason.encode(), self._clock.now_ms()))
+    async def _whole_task(self, run: str, plan: Plan, name: str) -> int:
+        at = await self._views.find(run, name)
+        if at >= len(plan.names):
+            parent = name.rpartition("[")[0]
+            raise RefusedError(f"{name} is a child of a map: retry from {parent}, which does all of them again")
+        return at
+
+    async def _command(self, run: str, verb: str, data: bytes) -> None:
+        await self._load.apply(await self._record.command(run, verb, data, self._clock.now_ms()))
+
+    async def bulk(self, verb: str, wanted: RunFilter, *, reason: str = "", limit: int = 10_000) -> Bulk:
+        """A command to all runs of a filter that it can be meant for, up to `limit`."""
+        states = tuple(state for state in VERBS[verb] if not wanted.states or state in wanted.states)
+        done: list[str] = []
+        refused: dict[str, str] = {}
+        if states:
+            for run in await self._ids(msgspec.structs.replace(wanted, states=tuple(map(int, states))), limit):
+                try:
+                    await (self.retry(run, (), reason) if verb == "retry" else getattr(self, verb)(run, reason or verb))
+                    done.append(run)
+                except SkepError as error:
+                    refused[run] = str(error)
+        return Bulk(done, refused)
+
+    async def _ids(self, wanted: RunFilter, limit: int) -> list[str]:
+        """All of them first: what a command does would move the pages."""
+        ids: list[str] = []
+        cursor = ""
+        while len(ids) < limit:
+            page = await self._record.list_runs(wanted, limit=min(limit - len(ids), PAGE), cursor=cursor)
+            ids += [row.id for row in page.runs]
+            cursor = page.cursor
+            if not cursor:
+                break
+        return ids
+
+
+async def _rouse(stirred: asyncio.Event) -> bool:
+    """Waits for something new. False: there was nothing for a while."""
+    try:
+        async with asyncio.timeout(QUIET_S):
+            await stirred.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _row(run: NewRun) -> RunRow:
@@ -259,61 +409,40 @@ def _row(run: NewRun) -> RunRow:
         started_ms=None,
         finished_ms=None,
         task_count=0,
+        due_ms=run.due_ms,
+        parent=run.parent,
+        depth=run.depth,
+        schedule=run.schedule,
+        base=run.base,
     )
 
 
-def _names(plan: Plan, expansions: Sequence[Expansion]) -> list[tuple[int, str]]:
-    """Every task of the run, a map's children right after it."""
-    children = {expansion.parent: expansion for expansion in expansions}
-    found: list[tuple[int, str]] = []
-    for at, name in enumerate(plan.names):
-        found.append((at, name))
-        expansion = children.get(at)
-        if expansion is not None:
-            found += [(expansion.first + child, f"{name}[{child}]") for child in range(expansion.count)]
-    return found
-
-
-def _task_view(at: int, name: str, row: TaskRow | None, output: Any) -> TaskView:
-    if row is None:
-        return TaskView(name=name, state=TaskState.WAITING.label, index=at)
-    return TaskView(
-        name=name,
-        state=TaskState(row.state).label,
-        index=at,
-        attempts=row.attempts,
-        node=row.node or None,
-        reason=row.reason or None,
-        started_ms=row.started_ms,
-        finished_ms=row.finished_ms,
-        output=output,
-        error=msgspec.json.decode(row.error) if row.error else None,
+def parse_filter(
+    *,
+    namespace: str = "",
+    states: Sequence[str] = (),
+    workflow: str = "",
+    labels: Sequence[str] = (),
+    search: str = "",
+    schedule: str = "",
+    parent: str = "",
+    since_ms: int = 0,
+    until_ms: int = 0,
+) -> RunFilter:
+    """A filter out of words. Raises RefusedError."""
+    known = {state.label: int(state) for state in RunState}
+    for word in states:
+        if word not in known:
+            raise RefusedError(f"state: found {word!r}, expected one of {', '.join(known)}")
+    wanted = dict(pair.partition("=")[::2] for pair in labels)
+    return RunFilter(
+        namespace=namespace,
+        states=tuple(known[word] for word in states),
+        workflow=workflow,
+        labels=wanted,
+        search=search,
+        schedule=schedule,
+        parent=parent,
+        accepted_from_ms=since_ms,
+        accepted_to_ms=until_ms,
     )
-
-
-def _errors(view: RunView, expansions: Sequence[Expansion]) -> dict[int, dict[str, str]]:
-    """Why each failed task failed, as expressions see it; for a map, why the first of its failed children did."""
-    found = {
-        task.index: task.error or msgspec.json.decode(failure(b"", task.reason or ""))
-        for task in view.tasks
-        if task.state == TaskState.FAILED.label
-    }
-    for at in expansions:
-        if at.parent in found:
-            found[at.parent] = next(
-                (found[task] for task in range(at.first, at.first + at.count) if task in found), found[at.parent]
-            )
-    return {task: {"type": error["type"], "message": error["message"]} for task, error in found.items()}
-
-
-def failure_of(view: RunView) -> RunFailedError:
-    """The error for a run that did not succeed: its failed tasks with their remote tracebacks."""
-    failures = []
-    for task in view.tasks:
-        if task.state == "failed":
-            error = msgspec.convert(task.error, ErrorInfo) if task.error else None
-            trouble = f"{error.type}: {error.message}" if error else task.reason or "failed"
-            if error is not None and error.traceback:
-                trouble += "\n" + error.traceback.rstrip()
-            failures.append((task.name, trouble))
-    return RunFailedError(view.id, view.state, view.reason, failures)

@@ -66,6 +66,10 @@ class Catalog:
         if len(self._plans) > PLANS:
             self._plans.popitem(last=False)
 
+    def kept_plan(self, digest: str) -> Plan | None:
+        """The compiled definition, if it is at hand."""
+        return self._plans.get(digest)
+
     async def plan(self, digest: str) -> Plan:
         """The compiled definition. Raises NotFoundError."""
         plan = self._plans.get(digest)

@@ -1,0 +1,59 @@
+"""Insight: how the server is, and copies of what it knows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from skep import __version__
+from skep.clock import Clock
+from skep.engine.protocol import Engine
+from skep.hub.queue import labelled
+from skep.model.views import ServerStatus
+from skep.record.protocol import Record
+
+
+class Insight:
+    """The noun of the hub."""
+
+    def __init__(self, engine: Engine, record: Record, clock: Clock, engine_id: str, home: Path | None, protocol: int) -> None:
+        self._engine = engine
+        self._record = record
+        self._engine_id = engine_id
+        self._home = home
+        self._protocol = protocol
+        self._started_ms = clock.now_ms()
+        self.state = "opening"
+        """`opening`, `rejoin`, `ready`, `draining`, `failing`."""
+        self.trouble: Callable[[], str | None] = lambda: None
+
+    async def status(self) -> ServerStatus:
+        trouble = self.trouble()
+        kept = await self._record.stats()
+        runs = await self._record.count_runs()
+        return ServerStatus(
+            version=__version__,
+            protocol=self._protocol,
+            state="failing" if trouble else self.state,
+            pid=os.getpid(),
+            data=str(self._home or ""),
+            engine=self._engine_id,
+            epoch=self._engine.epoch,
+            started_ms=self._started_ms,
+            nodes=len(await self._engine.nodes()),
+            runs={state.label: count for state, count in labelled(runs)},
+            backlog=await self._engine.backlog(),
+            commit_ms=kept["commit_ms"],
+            record_bytes=kept["bytes"],
+            rejected_events=kept["rejected_events"],
+            trouble=trouble,
+        )
+
+    async def backup(self, target: Path) -> dict[str, Any]:
+        """Writes a copy of the record to a new folder while work goes on. Raises RecordError."""
+        told: dict[str, Any] = msgspec.to_builtins(await self._record.backup(target))
+        return told

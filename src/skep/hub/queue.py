@@ -1,0 +1,84 @@
+"""The queue: what waits, what runs, and whether anything is started at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from skep.engine.protocol import Engine
+from skep.model.state import RunState, TaskState
+from skep.model.views import QueueClass, QueueStats
+from skep.record.protocol import Record
+from skep.upkeep.load import LoadLoop
+from skep.upkeep.place import PlaceLoop, requirement_of
+
+ALL: Final = "*"
+PAUSED: Final = "paused:"
+"""Of the record's flags: `paused:NAMESPACE`."""
+LOOKED_AT: Final = 10_000
+"""Ready tasks of a class that are counted."""
+
+
+class Queue:
+    """The noun of the hub."""
+
+    def __init__(self, engine: Engine, record: Record, load: LoadLoop, place: PlaceLoop) -> None:
+        self._engine = engine
+        self._record = record
+        self._load = load
+        self._place = place
+
+    async def open(self) -> None:
+        """Takes up what is recorded as paused."""
+        self._place.paused = {name.removeprefix(PAUSED) for name in await self._record.flags() if name.startswith(PAUSED)}
+
+    async def stats(self, namespace: str = "") -> QueueStats:
+        """Counts, of one namespace where that can be told apart (classes and ended runs)."""
+        live = await self._engine.stats()
+        nodes = await self._engine.nodes()
+        classes = await self._engine.ready(LOOKED_AT)
+        return QueueStats(
+            paused=sorted(self._place.paused),
+            runs=await self._runs(namespace),
+            ready=live.states[TaskState.READY],
+            running=live.states[TaskState.RUNNING],
+            delayed=live.states[TaskState.DELAYED],
+            parked=live.states[TaskState.PARKED],
+            waiting=live.states[TaskState.WAITING],
+            live_tasks=live.live_tasks,
+            classes=[
+                QueueClass(
+                    namespace=group.namespace,
+                    executor=requirement_of(group.name).executor,
+                    requires=list(requirement_of(group.name).requires),
+                    ready=len(group.tasks),
+                    unplaced=self._place.unplaced.get(group.name, 0),
+                )
+                for group in classes
+                if not namespace or group.namespace == namespace
+            ],
+            slots=sum(node.info.slots for node in nodes),
+            slots_free=sum(node.free["slots"] for node in nodes),
+            oldest_ready_ms=live.oldest_ready_ms or None,
+            full=self._load.full,
+        )
+
+    async def _runs(self, namespace: str) -> dict[str, int]:
+        return {state.label: count for state, count in labelled(await self._record.count_runs(namespace))}
+
+    async def pause(self, namespace: str = "") -> None:
+        """Starts nothing more, of one namespace or at all; what runs goes on. Recorded before it is applied."""
+        await self._record.set_flag(PAUSED + (namespace or ALL), "1")
+        self._place.paused.add(namespace or ALL)
+
+    async def resume(self, namespace: str = "") -> None:
+        """Without a namespace: everything, also what was paused by name."""
+        for name in [namespace] if namespace else sorted({*self._place.paused, ALL}):
+            await self._record.set_flag(PAUSED + name, None)
+            self._place.paused.discard(name)
+        self._place.wake()
+
+
+def labelled(counts: Mapping[int, int]) -> Iterator[tuple[RunState, int]]:
+    """Counts by state in the order of states."""
+    return ((RunState(state), counts[state]) for state in sorted(counts))

@@ -1,0 +1,258 @@
+"""Work: the door by which nodes join, take work and report, and by which the code of their tasks asks for things."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from skep.clock import Clock
+from skep.engine.protocol import (
+    SUPERSEDED,
+    Answer,
+    Ask,
+    Beat,
+    Done,
+    Engine,
+    Failure,
+    InboxEntry,
+    Register,
+    Snooze,
+)
+from skep.flow.retry import retry_in_ms
+from skep.model.node import Held, LogChunk, NodeInfo, Outcome, Progress
+from skep.model.run import EXCLUSIVE, Token, lock_key
+from skep.model.spec import RetryPolicy
+from skep.record.protocol import Fence, Record
+from skep.upkeep.catalog import Catalog, RunContext
+
+_encode = msgspec.json.Encoder().encode
+
+
+MOST_SHOWN: Final = 100_000
+"""Tasks whose progress is kept."""
+
+
+class Presenter(Protocol):
+    """What takes back the work of an earlier engine (`skep.upkeep.rejoin`)."""
+
+    async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
+        """Leases a node still works on, and outcomes under tokens that this engine did not give. Returns when the outcomes
+        are applied, or superseded. Every lease is answered in the node's inbox, by `Adopted` or by `Stop` (superseded)."""
+        ...
+
+
+class Work:
+    """Also the `Link` of nodes in this process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        record: Record,
+        catalog: Catalog,
+        clock: Clock,
+        chance: Callable[[], float] = random.random,
+        presenter: Presenter | None = None,
+    ) -> None:
+        """`presenter`: None where nothing is ever restored."""
+        self._engine = engine
+        self._record = record
+        self._catalog = catalog
+        self._clock = clock
+        self._chance = chance
+        self._presenter = presenter
+        self._mark = 0
+        self._recorded: list[Callable[[int], None]] = []
+        self._shown: dict[str, dict[int, Progress]] = {}
+        self._shown_count = 0
+        self.on_progress: Callable[[Sequence[Progress]], None] = lambda items: None
+        self.on_log: Callable[[Sequence[LogChunk]], None] = lambda chunks: None
+
+    @property
+    def epoch(self) -> int:
+        return self._engine.epoch
+
+    # -- joining and leaving
+
+    async def register(self, info: NodeInfo, *, beats: bool) -> Answer:
+        (answer,) = await self._engine.register([Register(info, beats)])
+        return answer
+
+    async def knows(self, node: str, incarnation: int) -> bool:
+        """Whether this incarnation is registered: it then has its leases and its inbox as before."""
+        nodes = await self._engine.nodes()
+        return any(live.info.id == node and live.info.incarnation == incarnation for live in nodes)
+
+    async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
+        """What a node brings along that the engine does not know of; see `Presenter`."""
+        if self._presenter is not None and (held or outcomes):
+            named = [await self._with_keys(lease) for lease in held]
+            await self._presenter.present(node, incarnation, named, outcomes)
+
+    async def _with_keys(self, lease: Held) -> Held:
+        """Nodes know locks by name, the engine by key."""
+        if not lease.locks:
+            return lease
+        namespace = await self._namespace(lease.grant.run)
+        locks = tuple(msgspec.structs.replace(lock, key=lock_key(namespace, lock.key)) for lock in lease.locks)
+        return msgspec.structs.replace(lease, locks=locks)
+
+    async def beat(self, beat: Beat) -> Answer:
+        (answer,) = await self._engine.beat([beat])
+        return answer
+
+    async def drain(self, node: str, on: bool = True) -> Answer:
+        (answer,) = await self._engine.drain([node], on)
+        return answer
+
+    async def retire(self, node: str, incarnation: int, *, lost: bool = False) -> None:
+        await self._engine.retire([(node, incarnation)], lost=lost)
+
+    # -- taking and reporting
+
+    def listen(self, node: str, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._engine.listen(f"node:{node}", callback)
+
+    async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
+        return await self._engine.take(node, incarnation, after, limit)
+
+    async def report(self, outcomes: Sequence[Outcome]) -> list[Answer]:
+        """How attempts ended: retries are decided here, by the task's policy."""
+        if self._shown:
+            self._end_progress(outcomes)
+        done: list[Done] = []
+        failed: list[Failure] = []
+        snoozed: list[Snooze] = []
+        for o in outcomes:
+            if o.result == "succeeded":
+                done.append(Done(o.run, o.task, o.token, o.output, o.ran_ms))
+            elif o.result == "snoozed":
+                snoozed.append(Snooze(o.run, o.task, o.token, o.delay_ms, o.ran_ms))
+            else:
+                failed.append(await self._failure(o))
+        answers: dict[Token, Answer] = {}
+        if done:
+            answers.update(zip((d.token for d in done), await self._engine.complete(done), strict=True))
+        if failed:
+            answers.update(zip((f.token for f in failed), await self._engine.fail(failed), strict=True))
+        if snoozed:
+            answers.update(zip((s.token for s in snoozed), await self._engine.snooze(snoozed), strict=True))
+        return [answers.get(o.token, SUPERSEDED) for o in outcomes]
+
+    async def report_from(self, node: str, incarnation: int, outcomes: Sequence[Outcome]) -> None:
+        """`report` for a node that may have worked for an earlier engine."""
+        epoch = self._engine.epoch
+        if all(outcome.token[0] == epoch for outcome in outcomes):
+            await self.report(outcomes)
+            return
+        await self.report([outcome for outcome in outcomes if outcome.token[0] == epoch])
+        await self.present(node, incarnation, (), [outcome for outcome in outcomes if outcome.token[0] != epoch])
+
+    async def _failure(self, o: Outcome) -> Failure:
+        if o.result == "lost":
+            error = _encode(o.error) if o.error is not None else b""
+            return Failure(o.run, o.task, o.token, "", error, o.ran_ms, lost=True)
+        cancelled = o.result == "cancelled"
+        delay = -1
+        if not cancelled:
+            run = await self._catalog.run(o.run)
+            if run is not None:
+                delay = retry_in_ms(self._policy(run, o), o.failures, o.error, self._chance(), o.delay_ms)
+        error = _encode(o.error) if o.error is not None else b""
+        reason = o.error.type.lower() if o.error is not None and o.error.type in ("Timeout", "Deadline") else ""
+        return Failure(o.run, o.task, o.token, reason, error, o.ran_ms, delay, cancelled)
+
+    def _policy(self, run: RunContext, o: Outcome) -> RetryPolicy | None:
+        """A missed deadline is final: another attempt could only miss it too."""
+        if o.error is not None and o.error.type == "Deadline":
+            return None
+        return run.plan.spec.tasks[o.task if o.parent < 0 else o.parent].retry
+
+    async def position(self) -> int:
+        """Number of an event that is not older than all that was reported until now: once the mark is there, the record has it."""
+        left = await self._engine.backlog()
+        return self._mark + left
+
+    def recorded(self, mark: int) -> None:
+        """The record has every event up to `mark`, and the engine has let go of them. Called by the transcriber."""
+        self._mark = mark
+        for callback in tuple(self._recorded):
+            callback(mark)
+
+    def on_recorded(self, callback: Callable[[int], None]) -> Callable[[], None]:
+        """Calls back with the mark whenever it moves; answers how to stop."""
+        self._recorded.append(callback)
+        return lambda: self._recorded.remove(callback)
+
+    # -- logs and progress
+
+    async def log(self, chunks: Sequence[LogChunk]) -> None:
+        await self._record.append_logs(chunks)
+        self.on_log(chunks)
+
+    async def progress(self, items: Sequence[Progress]) -> None:
+        for item in items:
+            shown = self._shown.setdefault(item.run, {})
+            if item.task not in shown:
+                if self._shown_count >= MOST_SHOWN:
+                    continue
+                self._shown_count += 1
+            shown[item.task] = item
+        self.on_progress(items)
+
+    def progress_of(self, run: str) -> Mapping[int, Progress]:
+        """What running tasks last said of how far they are, by task."""
+        return self._shown.get(run, {})
+
+    def forget(self, run: str) -> None:
+        """The run has ended."""
+        self._shown_count -= len(self._shown.pop(run, ()))
+
+    def _end_progress(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            shown = self._shown.get(outcome.run)
+            if shown is not None and shown.pop(outcome.task, None) is not None:
+                self._shown_count -= 1
+                if not shown:
+                    del self._shown[outcome.run]
+
+    # -- for the code of an attempt
+
+    async def load_checkpoint(self, run: str, task: int, token: Token) -> bytes | None:
+        return await self._record.load_checkpoint(Fence(run, task, token))
+
+    async def save_checkpoint(self, run: str, task: int, token: Token, data: bytes) -> None:
+        await self._record.save_checkpoint(Fence(run, task, token), data, self._clock.now_ms())
+
+    async def get_state(self, run: str, task: int, token: Token, key: str) -> tuple[bytes, int] | None:
+        found = await self._record.get_state(await self._namespace(run), key, self._clock.now_ms(), Fence(run, task, token))
+        return (found.value, found.version) if found is not None else None
+
+    async def put_state(
+        self, run: str, task: int, token: Token, key: str, value: bytes, ttl_ms: int, expect: int | None
+    ) -> int:
+        namespace = await self._namespace(run)
+        fence = Fence(run, task, token)
+        return await self._record.put_state(
+            namespace, key, value, now_ms=self._clock.now_ms(), ttl_ms=ttl_ms, expect=expect, fence=fence
+        )
+
+    async def claim(self, run: str, task: int, token: Token, key: str, units: int, hold_ms: int, wait: bool) -> Answer:
+        ask = Ask(run, task, token, lock_key(await self._namespace(run), key), units, EXCLUSIVE, hold_ms, wait)
+        (answer,) = await self._engine.claim([ask])
+        return answer
+
+    async def release(self, run: str, token: Token, key: str) -> None:
+        await self._engine.release([(token, lock_key(await self._namespace(run), key))])
+
+    async def put_artifact(self, run: str, data: bytes) -> str:
+        return await self._record.put_artifact(run, data, self._clock.now_ms())
+
+    async def get_artifact(self, artifact: str) -> bytes:
+        return await self._record.get_artifact(artifact)
+
+    async def _namespace(self, run: str) -> str:
+        known = await self._catalog.run(run)
+        return known.namespace if known is not None else "default"

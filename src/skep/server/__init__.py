@@ -1,0 +1,1 @@
+"""The server's door: HTTP and WebSocket in front of the hub."""

@@ -1,0 +1,1 @@
+"""Paths and what they do: one noun of the hub a file."""
