@@ -171,7 +171,7 @@ class Work:
         return run.plan.spec.tasks[o.task if o.parent < 0 else o.parent].retry
 
     async def position(self) -> int:
-        """Number of an event that is not older than all that was reported until now: once the mark is there, the record has it."""
+        """The number of an event not older than all that was reported until now: once the mark is there, the record has it."""
         left = await self._engine.backlog()
         return self._mark + left
 

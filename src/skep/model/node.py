@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from skep.model.run import Claim, Token
+from skep.model.spec import PARKED
 
 
 class GpuInfo(msgspec.Struct, frozen=True):
@@ -24,7 +25,7 @@ class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     incarnation: int = 1
     capabilities: tuple[str, ...] = ("cpu",)
     labels: dict[str, str] = {}
-    executors: tuple[str, ...] = ("run", "python")
+    executors: tuple[str, ...] = ("run", "python", "http")
     slots: int = 1
     cpu_milli: int = 1_000
     memory: int = 0
@@ -35,6 +36,10 @@ class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     region: str = "local"
     cost_per_hour: float = 0.0
     weight: float = 1.0
+    version: str = ""
+    """Of Skep, as the node has it."""
+    pid: int = 0
+    """Of its supervisor."""
 
 
 class LiveNode(NamedTuple):
@@ -56,6 +61,11 @@ class Requirement(msgspec.Struct, frozen=True, omit_defaults=True, array_like=Tr
     memory: int = 0
     vram: int = 0
 
+    @property
+    def parks(self) -> bool:
+        """Whether such a task waits for somebody else and needs no node at all."""
+        return self.executor in PARKED
+
     def takes(self) -> tuple[tuple[str, int], ...]:
         """(resource, units) of a node that one attempt takes."""
         wanted = (("slots", 1), ("cpu", self.cpu_milli), ("memory", self.memory), ("vram", self.vram))
@@ -74,7 +84,7 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     needs_secrets: bool = False
 
 
-class Grant(msgspec.Struct, frozen=True, gc=False):
+class Grant(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
     """A lease, as handed to its node."""
 
     run: str
@@ -96,9 +106,11 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     """What the lease holds: presented again by a node that rejoins."""
     base: str = ""
     """Where relative paths start; empty: where the node's own do."""
+    child: int = -1
+    """For a map child: its place in the list."""
 
 
-class HeldLock(msgspec.Struct, frozen=True, gc=False):
+class HeldLock(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A lock taken inside of a task, as its node presents it when it rejoins."""
 
     key: str
@@ -106,21 +118,21 @@ class HeldLock(msgspec.Struct, frozen=True, gc=False):
     left_ms: int
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
+class Held(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A lease that a node still works on, as it presents it to an engine that was opened anew."""
 
     grant: Grant
     locks: tuple[HeldLock, ...] = ()
 
 
-class Adopted(msgspec.Struct, frozen=True, gc=False):
+class Adopted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Tells a node under which token its attempt goes on."""
 
     old: Token
     token: Token
 
 
-class Stop(msgspec.Struct, frozen=True, gc=False):
+class Stop(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Tells a node to end one attempt."""
 
     token: Token
@@ -128,7 +140,7 @@ class Stop(msgspec.Struct, frozen=True, gc=False):
     """`cancel`, `deadline` or `superseded`."""
 
 
-class LockGrant(msgspec.Struct, frozen=True, gc=False):
+class LockGrant(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=True):
     """Tells a node that a lock one of its attempts waits for is now held."""
 
     token: Token
@@ -155,7 +167,7 @@ def failure(error: bytes, reason: str) -> bytes:
     return error or msgspec.json.encode(ErrorInfo(reason.title().replace("_", ""), reason.replace("_", " ")))
 
 
-class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, gc=False, array_like=True):
     """How an attempt ended, as its node reports it."""
 
     run: str
@@ -171,9 +183,10 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """`snoozed`: when to come back. `failed`: a delay the task itself asked for."""
     failures: int = 0
     parent: int = -1
+    child: int = -1
 
 
-class LogChunk(msgspec.Struct, frozen=True, gc=False):
+class LogChunk(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Lines or bytes that an attempt wrote. Not an event: it goes to the record by (run, task, attempt, stream, offset)."""
 
     run: str
@@ -186,7 +199,7 @@ class LogChunk(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-class Progress(msgspec.Struct, frozen=True, gc=False):
+class Progress(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """How far an attempt says it is. Kept only in memory; the last one counts."""
 
     run: str
