@@ -80,7 +80,7 @@ TYPES = {
 def keys_of(table: Table) -> str:
     def row(field: Field) -> Sequence[str]:
         names = f"`{field.key}`" + (f" (or `{field.alias}`)" if field.alias else "")
-        only = f" Only with `{field.beside}`." if field.beside else ""
+        only = f" Only with {' or '.join(f'`{key}`' for key in field.beside)}." if field.beside else ""
         needed = " Required." if field.key in table.required else ""
         return names, _holds(field.kind), field.doc + needed + only
 

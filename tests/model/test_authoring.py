@@ -83,8 +83,8 @@ TASK_CASES: list[tuple[str, Any, str, Any]] = [
 def with_company(key: str, value: Any) -> dict[str, Any]:
     """A task with this key, and with the other keys without which it means nothing."""
     beside = keys.TASK.by_key[key].beside
-    data = {key: value} if beside in ("", "run", "python") else {key: value, beside: ["x"]}
-    return {**data, **({"python": "m:f"} if beside == "python" else {} if key in keys.EXECUTORS else {"run": "true"})}
+    data = {key: value} | ({"map": ["x"]} if "map" in beside else {})
+    return {**data, **({"python": "m:f"} if "python" in beside else {} if key in keys.EXECUTORS else {"run": "true"})}
 
 
 @pytest.mark.parametrize(("key", "value", "attribute", "expected"), TASK_CASES)

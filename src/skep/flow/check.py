@@ -77,7 +77,8 @@ class Check:
         if uses.uses_item and not item:
             self.refuse(path, "`item` and `index` are only for a task with `map`, and not for its list")
         if uses.secrets and not secrets:
-            self.refuse(path, "secrets are only for `with`, `run`, `env` and `cwd`: they are known to the node alone")
+            places = "`run`, `env`, `cwd`, `http` and the `with` of a function"
+            self.refuse(path, f"secrets are only for {places}: they are known to the node alone")
 
     def task(self, name: str, path: str) -> None:
         """Refuses the name of a task that is not there."""

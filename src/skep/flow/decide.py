@@ -1,4 +1,4 @@
-"""What shall become of a ready task: start, skip, expand or fail. Pure: states and outputs are handed in."""
+"""What shall become of a ready task: start, skip, expand, park or fail. Pure: states and outputs are handed in."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from skep.flow.templates import Value
 from skep.model.node import ErrorInfo
 from skep.model.run import EXCLUSIVE, Claim, ReadyTask, lock_key
 from skep.model.state import TaskState
+from skep.model.wait import Wait
 
 
 class Start(NamedTuple):
@@ -35,13 +36,19 @@ class Expand(NamedTuple):
     items: list[Any]
 
 
+class Park(NamedTuple):
+    """It waits for somebody else: no node is needed."""
+
+    wait: Wait
+
+
 class Fail(NamedTuple):
     """It cannot be started: an expression did not work out."""
 
     error: ErrorInfo
 
 
-Decision = Start | Skip | Expand | Fail
+Decision = Start | Skip | Expand | Park | Fail
 
 
 class Upstream(NamedTuple):
@@ -79,6 +86,8 @@ def decide(facts: Facts, ready: ReadyTask, items: Sequence[Any] | None = None) -
             return Skip("when")
         if task.map is not None and not child:
             return _expand(task.map, scope)
+        if task.parks:
+            return Park(task.render_wait(scope))
         call = task.constant_call if task.constant_call is not None else task.render(scope)
         return Start(call, _claims(facts, task, scope))
     except ExpressionError as error:

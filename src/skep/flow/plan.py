@@ -69,6 +69,7 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
     shared: Shared = {}
     plan.tasks = [compile_task(task, check, handlers.get(task.name, ()), shared) for task in spec.tasks]
     plan.needs = [_needs(plan, check, *pair) for pair in zip(spec.tasks, plan.tasks, strict=True)]
+    _children(plan, check)
     plan.read = frozenset(plan.index[name] for task in plan.tasks for name in task.uses.tasks if name in plan.index)
     if spec.output is not None:
         plan.output = check.value(spec.output, "output")
@@ -92,6 +93,32 @@ def check_inputs(spec: WorkflowSpec, given: Mapping[str, Any]) -> dict[str, Any]
     if problems:
         raise SpecError(problems)
     return {**defaults, **given}
+
+
+def _children(plan: Plan, check: Check) -> None:
+    """Checks the workflows that are written out in tasks, and what they are given."""
+    seen: dict[bytes, Plan | SpecError] = {}
+    for spec, task in zip(plan.spec.tasks, plan.tasks, strict=True):
+        if not task.definition:
+            continue
+        if task.definition not in seen:
+            try:
+                seen[task.definition] = compile_plan(WorkflowSpec.decode(task.definition))
+            except SpecError as error:
+                seen[task.definition] = error
+        child = seen[task.definition]
+        problems: Sequence[Problem] = ()
+        if isinstance(child, SpecError):
+            below = f"tasks.{spec.name}.uses.workflow"
+            problems = [Problem(f"{below}.{path}", message) for path, message, _ in child.problems]
+        elif spec.args is None or isinstance(spec.args, dict):
+            try:
+                check_inputs(child.spec, spec.args or {})
+            except SpecError as error:
+                below = f"tasks.{spec.name}.with"
+                problems = [Problem(f"{below}.{path.removeprefix('inputs.')}", text) for path, text, _ in error.problems]
+        for path, message, _ in problems:
+            check.refuse(path, message)
 
 
 def _handlers(plan: Plan, check: Check) -> dict[str, tuple[str, ...]]:

@@ -14,8 +14,10 @@ from skep.flow.evaluation import Scope
 from skep.flow.expressions import Expression, Uses, union
 from skep.flow.functions import to_text
 from skep.flow.templates import Template, Value
+from skep.model import wait
 from skep.model.node import Call, Requirement
-from skep.model.spec import NORMAL_PRIORITY, TYPE_PRIORITY, Resources, TaskSpec
+from skep.model.spec import NORMAL_PRIORITY, PARKED, TYPE_PRIORITY, Resources, TaskSpec
+from skep.model.wait import Wait
 
 DEFAULT_CPU_MILLI: Final = {"run": 1_000}
 EVEN_UNMET: Final = frozenset({"always", "failed"})
@@ -34,11 +36,13 @@ class TaskPlan:
         "call",
         "constant_call",
         "deadline_ms",
+        "definition",
         "handles",
         "item_when",
         "locks",
         "map",
         "map_reads",
+        "parks",
         "parts",
         "reads",
         "runs_always",
@@ -52,14 +56,18 @@ class TaskPlan:
     def __init__(self, spec: TaskSpec, handles: tuple[str, ...] = ()) -> None:
         self.wanted, self.takes = _requirement(spec.executor, spec.requires, spec.resources, spec.isolation)
         """What a node must have for an attempt, and what the attempt takes of it."""
+        self.parks = spec.executor in PARKED
+        """It waits for somebody else: it needs no node, and its decision is `Park` in place of `Start`."""
         self.timeout_ms = spec.timeout_ms
         self.deadline_ms = spec.deadline_ms
         self.constant_call: bytes | None = None
-        """The encoded call when nothing in it depends on the run."""
+        """The encoded call when nothing in it depends on the run; None also for what parks."""
         self.call: Call | None = None
         """Else the call as it was written, and"""
         self.parts: Mapping[str, Value] = _NO_PARTS
         """the fields of it that hold expressions."""
+        self.definition = b""
+        """`uses`: the canonical JSON of the workflow that is written out in it."""
         self.when: Expression | None = None
         self.item_when = False
         """`when` looks at the item: it is decided for each child, not for the parent."""
@@ -96,7 +104,28 @@ class TaskPlan:
             filled["env"] = {name: to_text(value) for name, value in filled["env"].items()}
         if "cwd" in filled:
             filled["cwd"] = to_text(filled["cwd"])
+        if self.call.executor == "http" and "call" in filled:
+            filled["call"] = _request(filled["call"])
         return _encode(msgspec.structs.replace(self.call, **filled, needs_secrets=secrets))
+
+    def render_wait(self, scope: Scope) -> Wait:
+        """What it waits for, with every expression filled in. Raises ExpressionError."""
+        assert self.call is not None
+        assert isinstance(self.call.call, dict)
+        call, args = self.call.call, self.call.args
+        if "call" in self.parts:
+            call = self.parts["call"].render(scope)
+        if "args" in self.parts:
+            args = self.parts["args"].render(scope)
+        if self.call.executor == "approval":
+            timeout_ms = call.get("deadline_ms", 0)
+            message, default = to_text(call["message"]), call.get("default", "")
+            return Wait(kind=wait.APPROVAL, timeout_ms=timeout_ms, message=message, form=call.get("form"), default=default)
+        if self.call.executor == "uses":
+            workflow = "" if self.definition else to_text(call["workflow"])
+            return Wait(kind=wait.CHILD, timeout_ms=self.timeout_ms, definition=self.definition, workflow=workflow, inputs=args)
+        event, key = to_text(call["event"]), to_text(call.get("key", ""))
+        return Wait(kind=wait.EVENT, timeout_ms=self.timeout_ms, event=event, key=key)
 
 
 Shared: TypeAlias = dict[tuple[bytes, int, int, int], TaskPlan]
@@ -106,10 +135,15 @@ Shared: TypeAlias = dict[tuple[bytes, int, int, int], TaskPlan]
 def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared: Shared) -> TaskPlan:
     """The task's plan; what is wrong with it is left with `check`."""
     call = Call(spec.executor, spec.call, spec.args or None, spec.env or None, spec.cwd, spec.isolation)
-    encoded = _encode(call)
     plan = TaskPlan(spec, handles)
+    if plan.parks and isinstance(call.call, dict) and "definition" in call.call:
+        plan.definition = _encode(call.call["definition"])
+        call = msgspec.structs.replace(call, call={})  # its expressions are those of another workflow
+    encoded = _encode(call)
     constant = b"${{" not in encoded
-    if constant:
+    if plan.parks:
+        plan.call = call
+    elif constant:
         plan.constant_call = encoded
         if spec.when is None and spec.map is None and not spec.locks and not handles:
             return shared.setdefault((encoded, id(plan.wanted), spec.timeout_ms, spec.deadline_ms), plan)
@@ -126,7 +160,7 @@ def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared:
         name = check.value(lock.name, f"{path}.locks", item=item)
         plan.locks += ((name, lock.shared),) if name is not None else ()
     _look(plan)
-    if not constant and all(value.constant for value in plan.parts.values()):
+    if not constant and not plan.parks and all(value.constant for value in plan.parts.values()):
         plan.constant_call = plan.render(_EMPTY)
     return plan
 
@@ -135,7 +169,7 @@ def _parts(spec: TaskSpec, call: Call, check: Check, path: str, item: bool) -> d
     """The fields of the call with `${{` in them, compiled."""
     parts: dict[str, Value] = {}
     for part, key in (("call", spec.executor), ("args", "with"), ("env", "env"), ("cwd", "cwd")):
-        value = check.value(getattr(call, part), f"{path}.{key}", item=item, secrets=True)
+        value = check.value(getattr(call, part), f"{path}.{key}", item=item, secrets=spec.executor not in PARKED)
         if value is not None and not value.plain:
             parts[part] = value
     command = parts.get("call")
@@ -165,6 +199,14 @@ def _names(uses: Uses, more: Sequence[str] = ()) -> tuple[str, ...]:
     return tuple(sorted(uses.tasks.union(more)))
 
 
+def _request(request: dict[str, Any]) -> dict[str, Any]:
+    """The request with texts where texts belong, whatever the expressions gave."""
+    texts: dict[str, Any] = {key: to_text(request[key]) for key in ("url", "method", "body") if key in request}
+    if "headers" in request:
+        texts["headers"] = {name: to_text(value) for name, value in request["headers"].items()}
+    return request | texts
+
+
 @lru_cache(maxsize=4_096)
 def _requirement(
     executor: str, requires: tuple[str, ...], resources: Resources | None, isolation: str
@@ -174,7 +216,7 @@ def _requirement(
         cpu = DEFAULT_CPU_MILLI.get(executor, 1_000 if isolation == "process" else 0)
     memory, vram = (resources.memory, resources.vram) if resources else (0, 0)
     wanted = Requirement(executor, tuple(sorted(requires)), cpu, memory, vram)
-    return wanted, wanted.takes()
+    return wanted, () if wanted.parks else wanted.takes()
 
 
 def priority_of(task: TaskSpec, run_priority: int) -> int:

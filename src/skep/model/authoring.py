@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from skep.errors import Problem, SpecError
+from skep.model.calls import http_retry
 from skep.model.fields import Fault, Field, Found, Path, nearest, show, show_path
 from skep.model.keys import EXECUTORS, PLANNED, TASK, TASK_NAME, WORKFLOW
-from skep.model.spec import TaskSpec, WorkflowSpec
+from skep.model.spec import RetryPolicy, TaskSpec, WorkflowSpec
 
 LineOf: TypeAlias = Callable[[Path], int | None]
 """The line, from 1, of the key at a path. A task is found by its name, also where tasks are a list."""
 
 MAX_PROBLEMS: Final = 100
 """Problems that one error lists; a mistake in a generated workflow may be in every one of its tasks."""
+MAX_NESTING: Final = 8
+"""Levels of runs below a run: a child, its child and so on."""
 
+_KNOWN: Final = " or ".join(", ".join(f"`{key}`" for key in EXECUTORS).rsplit(", ", 1))
 _PLAIN_TASK: Final = TaskSpec(name="", executor="", call="")
 _PLAIN_WORKFLOW: Final = WorkflowSpec(name="", tasks=())
 
@@ -32,6 +38,14 @@ def build_workflow(data: Mapping[str, Any], line_of: LineOf | None = None, sourc
     if not isinstance(data, Mapping):
         raise _refusal([((), f"found {show(data)}, expected a mapping with the keys {WORKFLOW.keys}")], line_of, source)
     faults: list[Found] = []
+    spec = _workflow(data, faults)
+    if spec is None or faults:
+        raise _refusal(faults, line_of, source)
+    return spec
+
+
+def _workflow(data: Mapping[str, Any], faults: list[Found], depth: int = 0) -> WorkflowSpec | None:
+    """The workflow, `depth` levels below another; None when something is wrong with it, which is then in `faults`."""
     attributes = WORKFLOW.read(data, faults)
     defaults = attributes.pop("defaults", ())
     rows = dict(_rows(attributes.pop("tasks", ()), faults))
@@ -42,9 +56,9 @@ def build_workflow(data: Mapping[str, Any], line_of: LineOf | None = None, sourc
         faults.append((("required",), f"'{name}' has a default in `inputs`, expected it in one of the two"))
     pool: dict[Any, Any] = {}
     tasks = [_task(name, row, faults, defaults, needs.get(name, ()), pool) for name, row in rows.items()]
-    if faults:
-        raise _refusal(faults, line_of, source)
-    return WorkflowSpec(tasks=tuple(task for task in tasks if task is not None), **attributes)
+    namespace = attributes.get("namespace", _PLAIN_WORKFLOW.namespace)
+    made = [_with_child(task, namespace, faults, depth) for task in tasks if task is not None]
+    return None if faults else WorkflowSpec(tasks=tuple(made), **attributes)
 
 
 def build_task(name: str, data: Mapping[str, Any], line_of: LineOf | None = None, source: str = "") -> TaskSpec:
@@ -52,6 +66,8 @@ def build_task(name: str, data: Mapping[str, Any], line_of: LineOf | None = None
     faults: list[Found] = []
     rows = list(_rows({name: data}, faults))
     task = _task(*rows[0], faults) if rows else None
+    if task is not None:
+        task = _with_child(task, _PLAIN_WORKFLOW.namespace, faults, 0)
     if task is None or faults:
         raise _refusal(faults, line_of, source)
     return task
@@ -66,8 +82,11 @@ def spec_to_data(spec: WorkflowSpec) -> dict[str, Any]:
 
 def task_to_data(task: TaskSpec) -> dict[str, Any]:
     """The task in the form in which it stands below its name."""
-    data = TASK.write(task, _PLAIN_TASK)
-    return {key: value for key, value in data.items() if key == task.executor or key not in ("name", *EXECUTORS)}
+    if isinstance(task.call, dict) and "definition" in task.call:
+        child = spec_to_data(msgspec.convert(task.call["definition"], WorkflowSpec))
+        child.pop("namespace", None)
+        return {"uses": {"workflow": child}, **TASK.write(task, _PLAIN_TASK, without={"name", *EXECUTORS})}
+    return TASK.write(task, _PLAIN_TASK, without={"name", *EXECUTORS} - {task.executor})
 
 
 def _rows(tasks: Any, faults: list[Found]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -77,7 +96,7 @@ def _rows(tasks: Any, faults: list[Found]) -> Iterator[tuple[str, Mapping[str, A
     for at, row in enumerate(tasks) if listed else tasks.items():
         place: Path = ("tasks", at)
         if not isinstance(row, Mapping):
-            faults.append((place, f"found {show(row)}, expected a mapping with `run` or `python`"))
+            faults.append((place, f"found {show(row)}, expected a mapping with {_KNOWN}"))
             continue
         name: Any = row.get("name", row.get("task_id")) if listed else at
         try:
@@ -104,7 +123,8 @@ def _task(
     found: list[Found] = []
     if defaults:
         data = _with_defaults(data, defaults)
-    if ("run" in data) != ("python" in data) and PLANNED.isdisjoint(data):
+    named = [key for key in EXECUTORS if key in data]
+    if len(named) == 1 and PLANNED.isdisjoint(data):
         attributes = TASK.read(data, found)
     else:
         found.append(_executor_fault(data))
@@ -112,6 +132,8 @@ def _task(
         attributes = TASK.read(rest, found, beside=TASK.by_key)  # whom a key is for cannot be said here
     if attributes.pop("name", name) != name:
         found.append((("name",), f"expected '{name}', the key under which the task stands, or nothing"))
+    if not found and named != ["run"]:
+        _settle(named[0], data, attributes, found)
     if found:
         faults.extend((("tasks", name, *path), message) for path, message in found)
         return None
@@ -119,7 +141,35 @@ def _task(
         attributes["needs"] = tuple(dict.fromkeys((*attributes.get("needs", ()), *needs)))
     if pool is not None:
         _share(attributes, pool)
-    return TaskSpec(name=name, executor="run" if "run" in data else "python", **attributes)
+    return TaskSpec(name=name, executor=named[0], **attributes)
+
+
+def _settle(executor: str, data: Mapping[str, Any], attributes: dict[str, Any], found: list[Found]) -> None:
+    """What only the task as a whole can say: the retries of a request, the inputs of a child written in one of two places."""
+    call = attributes["call"]
+    if executor == "http":  # no retries, if that was said, is not the same as nothing said
+        given = "retries" in data and data["retries"] is not None
+        attributes["retry"] = (attributes.get("retry") or RetryPolicy()) if given else http_retry(call)
+    elif executor == "uses" and "with" in call:
+        if "with" in data:
+            found.append((("with",), "stands in `uses` too, expected it in one of the two"))
+        attributes["args"] = call.pop("with")
+
+
+def _with_child(task: TaskSpec, namespace: str, faults: list[Found], depth: int) -> TaskSpec:
+    """The task with the workflow that is written out in its `uses`, if one is, read; a child runs in its parent's namespace."""
+    if task.executor != "uses" or not isinstance(task.call, dict) or not isinstance(data := task.call["workflow"], Mapping):
+        return task
+    found: list[Found] = []
+    child: WorkflowSpec | None = None
+    if depth >= MAX_NESTING:
+        found.append(((), f"is nested deeper than {MAX_NESTING} levels"))
+    elif data.get("namespace", namespace) != namespace:
+        found.append((("namespace",), f"expected '{namespace}', that of the workflow around it, or nothing"))
+    else:
+        child = _workflow({"name": task.name, **data, "namespace": namespace}, found, depth + 1)
+    faults.extend((("tasks", task.name, "uses", "workflow", *path), message) for path, message in found)
+    return msgspec.structs.replace(task, call={"definition": msgspec.to_builtins(child)})
 
 
 def _with_defaults(data: Mapping[str, Any], defaults: Sequence[tuple[Field, Any]]) -> Mapping[str, Any]:
@@ -128,19 +178,18 @@ def _with_defaults(data: Mapping[str, Any], defaults: Sequence[tuple[Field, Any]
         own = data.get(field.key)
         if field.kind.merges and isinstance(own, Mapping):
             merged[field.key] = {**value, **own}
-        elif own is None and field.key not in data and field.alias not in data and (not field.beside or field.beside in data):
+        elif own is None and field.key not in data and field.alias not in data and field.fits(data):
             merged[field.key] = value
     return merged
 
 
 def _executor_fault(data: Mapping[str, Any]) -> Found:
-    known = " or ".join(f"`{key}`" for key in EXECUTORS)
     named = [key for key in data if key in EXECUTORS or key in PLANNED]
     if not named:
-        return (), f"says nothing to do, expected {known}"
+        return (), f"says nothing to do, expected {_KNOWN}"
     if len(named) > 1:
         return (), f"found {' and '.join(f'`{key}`' for key in named)}, expected exactly one executor"
-    return (named[0],), f"this version does not run `{named[0]}` tasks yet, expected {known}"
+    return (named[0],), f"this version does not run `{named[0]}` tasks yet, expected {_KNOWN}"
 
 
 def _share(attributes: dict[str, Any], pool: dict[Any, Any]) -> None:
@@ -153,7 +202,7 @@ def _share(attributes: dict[str, Any], pool: dict[Any, Any]) -> None:
             value = tuple([pool.setdefault(need, need) for need in value])
         if attribute in ("env", "labels"):
             attributes[attribute] = value and pool.setdefault(tuple(value.items()), value)
-        elif attribute not in ("args", "map"):
+        elif attribute not in ("args", "map") and not isinstance(value, dict):
             attributes[attribute] = pool.setdefault(value, value)
 
 

@@ -85,10 +85,20 @@ class Field:
     attribute: str
     kind: Kind
     doc: str
-    beside: str = ""
-    """Another key without which this one means nothing."""
+    beside: tuple[str, ...] = ()
+    """Other keys, without one of which this one means nothing."""
+    apart: tuple[tuple[str, str], ...] = ()
+    """Other keys with which it makes no sense, each with the reason."""
     alias: str = ""
     """A second name for the key."""
+
+    def suits(self, keys: Container[str]) -> bool:
+        """Whether the keys beside it give it a meaning."""
+        return not self.beside or any(key in keys for key in self.beside)
+
+    def fits(self, keys: Container[str]) -> bool:
+        """Whether it may stand beside these keys."""
+        return self.suits(keys) and not any(key in keys for key, _ in self.apart)
 
 
 class Table:
@@ -112,8 +122,10 @@ class Table:
             if field is None:
                 hint = nearest(key, self.by_key) or f"; it has {self.keys}"
                 faults.append(((str(key),), f"{self.what} has no such key{hint}"))
-            elif field.beside and field.beside not in present:
-                faults.append(((key,), f"is only for {self.what} with `{field.beside}`"))
+            elif not field.suits(present):
+                faults.append(((key,), f"is only for {self.what} with {' or '.join(f'`{one}`' for one in field.beside)}"))
+            elif field.apart and (odd := [(one, why) for one, why in field.apart if one in data]):
+                faults.append(((key,), f"is not for {self.what} with `{odd[0][0]}`: {odd[0][1]}"))
             elif field.attribute in attributes and field.alias:
                 faults.append(((key,), f"`{field.key}` and `{field.alias}` mean the same, expected one of them"))
             else:
@@ -135,9 +147,9 @@ class Table:
         """The keys for an error message."""
         return ", ".join(field.key for field in self.fields)
 
-    def write(self, value: object, defaults: object) -> dict[str, Any]:
-        """The mapping that gives the attributes of `value`, without those that equal the defaults."""
-        stored = [field for field in self.fields if hasattr(defaults, field.attribute)]
+    def write(self, value: object, defaults: object, without: Container[str] = ()) -> dict[str, Any]:
+        """The mapping that gives the attributes of `value`, `without` some keys and those that equal the defaults."""
+        stored = [field for field in self.fields if hasattr(defaults, field.attribute) and field.key not in without]
         return {
             field.key: field.kind.write(getattr(value, field.attribute))
             for field in stored
@@ -153,5 +165,12 @@ class Table:
                 properties[field.alias] = {**field.kind.schema, "description": f"Same as `{field.key}`."}
         made: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
         needed = [{"anyOf": [{"required": [name]} for name in self.names_of(key)]} for key in self.required]
-        beside = {field.key: [field.beside] for field in self.fields if field.beside}
-        return made | ({"allOf": needed} if needed else {}) | ({"dependentRequired": beside} if beside else {})
+        depends = {name: rule for name, field in self.by_key.items() if (rule := _company(field))}
+        return made | ({"allOf": needed} if needed else {}) | ({"dependentSchemas": depends} if depends else {})
+
+
+def _company(field: Field) -> dict[str, Any]:
+    """The JSON Schema of the mapping around a key: what must stand beside it, and what must not."""
+    beside = [{"required": [key]} for key in field.beside]
+    apart = [{"required": [key]} for key, _ in field.apart]
+    return ({"anyOf": beside} if beside else {}) | ({"not": {"anyOf": apart}} if apart else {})

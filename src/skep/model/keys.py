@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from skep.model import kinds
+from skep.model import calls, kinds
 from skep.model.fields import Fault, Field, Found, Kind, Table, wrong
-from skep.model.spec import LockSpec, Resources, RetryPolicy
+from skep.model.spec import PARKED, LockSpec, Resources, RetryPolicy
 
-EXECUTORS: Final = ("run", "python")
-PLANNED: Final = frozenset({"http", "agent", "approval", "uses", "wait_for"})
+EXECUTORS: Final = ("run", "python", "http", "approval", "uses", "wait_for")
+PLANNED: Final = frozenset({"agent"})
 """Executors of the design that this version does not run yet."""
 
 TASK_NAME: Final = kinds.names(kinds.TASK_NAME, "a task")
@@ -36,15 +36,8 @@ def _parse_items(value: Any) -> Any:
     raise wrong(value, "an expression that gives a list, or the list itself")
 
 
-def _parse_arguments(value: Any) -> Any:
-    if isinstance(value, Mapping) or (isinstance(value, str) and "${{" in value):
-        return kinds.parse_json(value) or None
-    raise wrong(value, "a mapping from parameter names to values, or one expression that gives it")
-
-
 _CONDITION: Final = Kind(_parse_condition, {"anyOf": [{"type": "boolean"}, kinds.TEXT.schema]})
 _ITEMS: Final = Kind(_parse_items, {"anyOf": [kinds.TEXT.schema, {"type": "array"}]})
-_ARGUMENTS: Final = Kind(_parse_arguments, {"anyOf": [{"type": "object"}, {"type": "string", "pattern": r"\$\{\{"}]})
 
 
 # -- mappings inside of a task
@@ -114,6 +107,12 @@ _ON_FAILURE: Final = kinds.or_mapping(
 )
 
 
+_WRITES: Final = kinds.several(kinds.TEXT, "a path or a name")
+_HOLDS_NOTHING: Final = tuple((key, "it waits and holds nothing") for key in sorted(PARKED))
+_NO_NODE: Final = tuple((key, "it waits and needs no node") for key in sorted(PARKED))
+_ASKED: Final = (("approval", "write `deadline` inside of `approval`"),)
+
+
 # -- tasks
 
 TASK: Final = Table(
@@ -121,29 +120,46 @@ TASK: Final = Table(
     Field("name", "name", TASK_NAME, "Name of the task, where tasks are a list.", alias="task_id"),
     Field("run", "call", kinds.COMMAND, "Shell line, or a list: a program and its arguments, run without a shell."),
     Field("python", "call", _FUNCTION, "Python function: module:function, or path/to/file.py:function."),
-    Field("with", "args", _ARGUMENTS, "Arguments of the function by name; values may hold expressions.", beside="python"),
-    Field("env", "env", _ENV, "Environment variables of the command.", beside="run"),
-    Field("cwd", "cwd", kinds.TEXT, "Directory in which the command runs.", beside="run"),
+    Field("http", "call", calls.HTTP, "Request: a URL, or a mapping."),
+    Field("approval", "call", calls.APPROVAL, "Question to a person, who approves or rejects: a text, or a mapping."),
+    Field("uses", "call", calls.USES, "Workflow to run as a child: name, name@version, or a mapping."),
+    Field("wait_for", "call", calls.WAIT_FOR, "Event to wait for: its name, or a mapping."),
+    Field("with", "args", calls.ARGUMENTS, "Arguments of the function, or inputs of the child.", beside=("python", "uses")),
+    Field("env", "env", _ENV, "Environment variables of the command.", beside=("run",)),
+    Field("cwd", "cwd", kinds.TEXT, "Directory in which the command runs.", beside=("run",)),
     Field("needs", "needs", kinds.WORDS, "Tasks that must end before this one starts; references are added."),
     Field("map", "map", _ITEMS, "List, or an expression that gives one: one child task for each `item`."),
-    Field("max_parallel", "max_parallel", kinds.number(0, 200_000, whole=True), "Children at once; 0: all.", beside="map"),
+    Field("max_parallel", "max_parallel", kinds.number(0, 200_000, whole=True), "Children at once; 0: all.", beside=("map",)),
     Field("when", "when", _CONDITION, "Expression; the task is skipped when it is false."),
     Field("retries", "retry", _RETRIES, "Retries after a failure: how many, or a mapping with the back-off."),
-    Field("timeout", "timeout_ms", kinds.DURATION, "Longest run of one attempt: seconds, or 90s, 5m, 1h30m; 0: no limit."),
+    Field(
+        "timeout",
+        "timeout_ms",
+        kinds.DURATION,
+        "Longest run, or wait, of one attempt: seconds, or 90s, 5m, 1h30m; 0: no limit.",
+        apart=_ASKED,
+    ),
     Field("deadline", "deadline_ms", kinds.DURATION, "Latest end, counted from the start of the run; 0: none."),
     Field("priority", "priority", kinds.PRIORITY, "1 to 10, 10 most urgent, or low, normal, high, critical."),
     Field("type", "type", kinds.names(kinds.NAME, "a task type"), "Kind of work, such as testing.", alias="task_type"),
-    Field("requires", "requires", _CAPABILITIES, "What the node must have: gpu, high-memory, ssd, network, or a label."),
-    Field("resources", "resources", _RESOURCES, "What one attempt takes of its node."),
-    Field("locks", "locks", _LOCKS, "Locks that the task holds while it runs."),
+    Field(
+        "requires",
+        "requires",
+        _CAPABILITIES,
+        "What the node must have: gpu, high-memory, ssd, network, or a label.",
+        apart=_NO_NODE,
+    ),
+    Field("resources", "resources", _RESOURCES, "What one attempt takes of its node.", apart=_NO_NODE),
+    Field("locks", "locks", _LOCKS, "Locks that the task holds while it runs.", apart=_HOLDS_NOTHING),
+    Field("writes", "writes", _WRITES, "Paths or names of what the task changes; see `conflicts`."),
     Field("labels", "labels", kinds.TEXTS, "Free labels, for filters and lists."),
     Field("estimated_duration", "estimated_ms", kinds.DURATION, "How long it will probably take; helps the scheduler."),
     Field("on_failure", "on_failure", _ON_FAILURE, "fail (default), cancel, continue, or {run: task}."),
-    Field("isolation", "isolation", kinds.choice("process"), "process: run in a process of its own.", beside="python"),
+    Field("isolation", "isolation", kinds.choice("process"), "process: run in a process of its own.", beside=("python",)),
 )
 DEFAULTS: Final = Table(
     "`defaults`",
-    *(field for field in TASK.fields if field.key not in ("name", "run", "python", "with", "needs", "map")),
+    *(field for field in TASK.fields if field.key not in ("name", "with", "needs", "map", *EXECUTORS)),
 )
 
 
@@ -168,8 +184,9 @@ def _parse_defaults(value: Any) -> list[tuple[Field, Any]]:
 
 
 _TASKS: Final = Kind(_parse_tasks, {"$ref": "#/$defs/tasks"})
-_DEFAULTS: Final = Kind(_parse_defaults, DEFAULTS.schema() | {"dependentRequired": {}})
+_DEFAULTS: Final = Kind(_parse_defaults, DEFAULTS.schema() | {"dependentSchemas": {}})
 _INPUTS: Final = kinds.mapping_of(kinds.JSON, "a mapping from names to default values", _NAME)
+_CONFLICTS: Final = kinds.choice("error", "warn", "allow")
 _DEPENDENCIES: Final = kinds.mapping_of(kinds.WORDS, "a mapping from tasks to the tasks that they need")
 
 WORKFLOW: Final = Table(
@@ -186,5 +203,8 @@ WORKFLOW: Final = Table(
     Field("priority", "priority", kinds.PRIORITY, "Priority of tasks that have none of their own."),
     Field("labels", "labels", kinds.TEXTS, "Free labels of each run."),
     Field("namespace", "namespace", kinds.names(kinds.NAME, "a namespace"), "Tenant to which runs belong."),
+    Field("conflicts", "conflicts", _CONFLICTS, "Tasks that may write the same at once: error (default), warn, allow."),
     required=("name", "tasks"),
 )
+INLINE: Final = Table(WORKFLOW.what, *WORKFLOW.fields, required=("tasks",))
+"""A workflow in the `uses` of a task."""

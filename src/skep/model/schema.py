@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from skep.model.keys import EXECUTORS, TASK, TASK_NAME, WORKFLOW
+from skep.model.keys import EXECUTORS, INLINE, TASK, TASK_NAME, WORKFLOW
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -32,6 +32,7 @@ def json_schema() -> dict[str, Any]:
                 ]
             },
             "task": {**TASK.schema(), **_either(*EXECUTORS)},
+            "inline": {**INLINE.schema(), "description": "A workflow written out: `name` is that of the task by default."},
         },
     }
 

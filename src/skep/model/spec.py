@@ -14,6 +14,9 @@ import msgspec
 CAPABILITIES: Final = ("cpu", "gpu", "high-memory", "ssd", "network")
 """The capabilities that a node can find out about itself; any other word in `requires` is a free label."""
 
+PARKED: Final = frozenset({"approval", "uses", "wait_for"})
+"""Executors whose tasks wait for somebody else: they need no node and hold nothing."""
+
 TYPE_PRIORITY: Final = {"deployment": 8, "validation": 7, "training": 6}
 """Priority by task type, where neither task nor run names one; 5 for every other type."""
 
@@ -58,11 +61,13 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     name: str
     executor: str
-    """`run` or `python`."""
-    call: str | tuple[str, ...]
-    """`run`: a shell line, or the argument vector that is run without a shell. `python`: `module:function`."""
+    """`run`, `python`, `http`, `approval`, `uses` or `wait_for`."""
+    call: str | tuple[str, ...] | dict[str, Any]
+    """`run`: a shell line, or the argument vector that is run without a shell. `python`: `module:function`. The others: what
+    was written, by key, with `deadline_ms` for an approval's `deadline`; an inline workflow is a `WorkflowSpec` as JSON under
+    `definition`."""
     args: Any = None
-    """`with`: the keyword arguments of a Python task; values may hold expressions."""
+    """`with`: the keyword arguments of a Python task, the inputs of a child run; values may hold expressions."""
     env: dict[str, str] | None = None
     cwd: str | None = None
     needs: tuple[str, ...] = ()
@@ -88,6 +93,8 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """`fail`, `cancel`, `continue` or `run:NAME`."""
     isolation: str = ""
     """`process`: a Python task runs in a worker process of its own that can be killed."""
+    writes: tuple[str, ...] = ()
+    """Paths or names of what it changes; may hold expressions."""
 
     @property
     def handler(self) -> str | None:
@@ -111,6 +118,8 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     priority: int = 0
     labels: dict[str, str] | None = None
     namespace: str = "default"
+    conflicts: str = "error"
+    """What becomes of tasks that may write the same thing at once: `error`, `warn` or `allow`."""
 
     def encode(self) -> bytes:
         """The canonical JSON."""

@@ -42,7 +42,9 @@ def has(info: NodeInfo, word: str) -> bool:
 
 
 def unroutable(wanted: Requirement, nodes: Iterable[NodeInfo]) -> str:
-    """Why no node can run it; empty when one can."""
+    """Why no node can run it; empty when one can, or when it needs none."""
+    if wanted.parks:
+        return ""
     reasons = []
     for info in nodes:
         reason = shortfall(wanted, info)

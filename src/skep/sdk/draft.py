@@ -53,8 +53,7 @@ def draft(what: str) -> Draft:
 
 
 def _fits(key: str, data: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    beside = TASK.by_key[key].beside
-    return not beside or beside in data or beside in options
+    return TASK.by_key[key].fits({**data, **options})
 
 
 def _option(key: str, value: Any) -> Any:
