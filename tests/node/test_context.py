@@ -99,7 +99,7 @@ class Stage:
         self.embedded = embedded
         self.file = file
         self.progress: list[Any] = []
-        embedded.hub.nodes.on_progress = self.progress.extend
+        embedded.hub.work.on_progress = self.progress.extend
 
     async def run(self, **tasks: dict[str, Any]) -> RunView:
         for task in tasks.values():

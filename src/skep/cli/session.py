@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from skep.cli.console import Console
+from skep.cli.ended import CANCELLED, TAIL_BYTES, Ended
 from skep.cli.live import Live
 from skep.clock import Clock
 from skep.errors import SkepError
 from skep.flow.plan import Plan
 from skep.model.event import Event
 from skep.model.node import LogChunk, NodeInfo
-from skep.model.run import RunView
 from skep.wiring import Embedded
 
 FRAME_S: Final = 0.1
-TAIL_BYTES: Final = 4_000
-CANCELLED: Final = 4
 
 
 class Job(NamedTuple):
@@ -41,21 +39,6 @@ class Job(NamedTuple):
     timeout_ms: int = 0
     """In place of the workflow's own."""
     secrets: Mapping[str, str] | None = None
-
-
-class Ended(NamedTuple):
-    """A run that is over."""
-
-    view: RunView
-    plan: Plan
-    tails: Mapping[int, str]
-    """The end of what tasks that did not succeed wrote, by index."""
-
-    @property
-    def exit_code(self) -> int:
-        if self.view.state == "succeeded":
-            return 0
-        return 5 if self.view.reason == "timeout" else CANCELLED if self.view.state == "cancelled" else 1
 
 
 def tune() -> None:
@@ -85,7 +68,7 @@ async def _run(job: Job, console: Console, clock: Clock, interrupted: asyncio.Ev
             tails.log(chunks)
             view.log(chunks)
 
-        hub.nodes.on_log, hub.nodes.on_progress = on_log, view.progress
+        hub.work.on_log, hub.work.on_progress = on_log, view.progress
         hub.feed.subscribe(tails.events)
         hub.feed.subscribe(view.events)
         hub.runs.keep(job.plan)

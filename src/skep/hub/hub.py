@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from skep.clock import Clock
+from skep.hub.definitions import Definitions
+from skep.hub.events import Events
 from skep.hub.feed import Feed
+from skep.hub.insight import Insight
 from skep.hub.nodes import Nodes
+from skep.hub.queue import Queue
 from skep.hub.runs import Runs
+from skep.hub.schedules import Schedules
+from skep.hub.tasks import Tasks
+from skep.hub.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,5 +22,14 @@ class Hub:
     """One door to everything."""
 
     runs: Runs
+    tasks: Tasks
     nodes: Nodes
+    queue: Queue
+    definitions: Definitions
+    schedules: Schedules
+    events: Events
+    insight: Insight
+    work: Work
+    """The door for nodes."""
     feed: Feed
+    clock: Clock

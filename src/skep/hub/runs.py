@@ -306,23 +306,26 @@ class Runs:
 
     async def cancel(self, run: str, reason: str = "cancelled") -> None:
         """Ends the run: what waits is cancelled, what runs is stopped. Recorded before it is applied."""
-        await self._unfinished(run, "cancelled")
-        await self._command(run, "cancel", reason.encode())
+        if await self._unfinished(run, RunState.CANCELLED):
+            await self._command(run, "cancel", reason.encode())
 
     async def pause(self, run: str, reason: str = "") -> None:
         """Starts nothing more of the run until `resume`."""
-        await self._unfinished(run, "paused")
+        await self._unfinished(run)
         await self._command(run, "pause", reason.encode())
 
     async def resume(self, run: str, reason: str = "") -> None:
-        await self._unfinished(run, "resumed")
+        await self._unfinished(run)
         await self._command(run, "resume", reason.encode())
 
-    async def _unfinished(self, run: str, word: str) -> None:
-        if run not in self._load.live:
-            state = RunState((await self._record.run(run)).state)
-            if state.ended:
-                raise WrongStateError(f"run {run} has {state.label} already; it cannot be {word}")
+    async def _unfinished(self, run: str, wanted: RunState | None = None) -> bool:
+        """False when it has ended as wanted already. Raises NotFoundError, WrongStateError when it has ended otherwise."""
+        if run in self._load.live:
+            return True
+        state = RunState((await self._record.run(run)).state)
+        if state.ended and state is not wanted:
+            raise WrongStateError(f"run {run} has ended already: {state.label}")
+        return not state.ended
 
     async def retry(self, run: str, tasks: Sequence[str] = (), reason: str = "") -> None:
         """Takes up an ended run: what did not succeed, or these tasks, and all that comes after it. Raises WrongStateError

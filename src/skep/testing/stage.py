@@ -11,10 +11,10 @@ import msgspec
 
 from skep.clock import ManualClock
 from skep.engine.memory import MemoryEngine
+from skep.hub.core import Core
 from skep.hub.feed import Feed
-from skep.hub.hub import Hub
-from skep.hub.nodes import Nodes
 from skep.hub.runs import Runs
+from skep.hub.work import Work
 from skep.loop import Loop
 from skep.model.authoring import build_workflow
 from skep.model.event import Event
@@ -63,7 +63,7 @@ Act = Callable[[Grant], Any]
 class ScriptedNode:
     """A node that does what its script says of a task's name, or of its map parent's; whatever is not in it gives null."""
 
-    def __init__(self, nodes: Nodes, info: NodeInfo, script: Mapping[str, Any]) -> None:
+    def __init__(self, nodes: Work, info: NodeInfo, script: Mapping[str, Any]) -> None:
         self.info = info
         self.script = script
         self.started: list[str] = []
@@ -150,7 +150,8 @@ class Stage:
         self.reap = ReapLoop(self.engine, self.clock)
         self.loops: list[Loop] = [self.load, self.place, self.promote, self.reap, self.transcribe]
         runs = Runs(self.record, self.catalog, self.load, self.feed, self.clock, ENGINE_ID)
-        self.hub = Hub(runs, Nodes(self.engine, self.record, self.catalog, self.clock, chance=lambda: 0.5), self.feed)
+        work = Work(self.engine, self.record, self.catalog, self.clock, chance=lambda: 0.5)
+        self.hub = Core(runs=runs, work=work, feed=self.feed, clock=self.clock)
         self.nodes: list[ScriptedNode] = []
         self.told: list[Event] = []
         """What the feed was told."""
@@ -175,13 +176,14 @@ class Stage:
             if event.kind == "ended":
                 self.load.forget(event.run)
         self.told += events
+        self.hub.work.recorded(events[-1].n)
         self.feed.publish(events)
 
     async def node(self, name: str = "n", slots: int = 100, script: Mapping[str, Any] = {}, **info: Any) -> ScriptedNode:
         """A node that joins; it has cores enough for all of its slots."""
         made = NodeInfo(name, slots=slots, **({"cpu_milli": slots * 1_000} | info))
-        node = ScriptedNode(self.hub.nodes, made, script)
-        await self.hub.nodes.register(made, beats=False)
+        node = ScriptedNode(self.hub.work, made, script)
+        await self.hub.work.register(made, beats=False)
         self.nodes.append(node)
         return node
 

@@ -15,13 +15,10 @@ from typing import IO
 from skep.clock import Clock, SystemClock
 from skep.engine.memory import MemoryEngine
 from skep.errors import RecordError, SkepError
+from skep.hub.core import Core
 from skep.hub.feed import Feed
-from skep.hub.hub import Hub
-from skep.hub.nodes import Nodes
-from skep.hub.runs import Runs
 from skep.ids import new_id
 from skep.loop import Loop, Trouble
-from skep.model.event import Event
 from skep.model.node import NodeInfo
 from skep.model.units import format_duration
 from skep.node.attempt import Executor
@@ -32,14 +29,9 @@ from skep.node.node import Node
 from skep.node.processes import Processes
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
-from skep.upkeep.catalog import Catalog
-from skep.upkeep.load import LoadLoop
-from skep.upkeep.outputs import Outputs
-from skep.upkeep.place import PlaceLoop
-from skep.upkeep.timers import PromoteLoop, ReapLoop
-from skep.upkeep.transcribe import TranscribeLoop
 from skep.upkeep.watch import Watch, described
 from skep.wiring.data import RECORD_FILE, make_private, try_lock, unlock
+from skep.wiring.parts import Parts
 
 log = logging.getLogger(__name__)
 
@@ -84,15 +76,14 @@ class Embedded:
         self._lock: IO[str] | None = None
         self._id = f"run-{new_id(self._clock.now_ms())}"
         self.record = SqlRecord(data / RECORD_FILE if data else None, inline=inline is not None)
-        self.hub: Hub
+        self.hub: Core
+        self._parts: Parts | None = None
         self.nodes: list[Node] = []
         self._processes: Processes | None = None
         """One for all nodes: the commands and workers of this process."""
         self._loops: list[Loop] = []
         self._feed = Feed()
         self._watch = Watch(GIVE_UP_S if give_up_s is None else give_up_s, self._give_up_for)
-        self._recorded_ms = 0
-        """When the last recorded event happened."""
         self._failure: SkepError | None = None
 
     async def open(self) -> Embedded:
@@ -114,38 +105,19 @@ class Embedded:
         return self
 
     async def _start(self, engine: MemoryEngine) -> None:
-        catalog = Catalog(self.record)
-        outputs = Outputs(engine, self.record, catalog)
-        load = LoadLoop(engine, self.record, catalog, self._clock, self._id)
-        place = PlaceLoop(engine, catalog, outputs, self._clock)
-
-        def told(events: Sequence[Event]) -> None:
-            for event in events:
-                if event.kind == "ended":
-                    load.forget(event.run)
-                    catalog.forget(event.run)
-            self._recorded_ms = events[-1].at_ms
-            self._feed.publish(events)
-
-        transcribe = TranscribeLoop(engine, self.record, self._id, told)
-        promote, reap = PromoteLoop(engine, self._clock), ReapLoop(engine, self._clock)
-        self._loops = [transcribe, load, place, promote, reap]
-        engine.listen("ready", place.wake)
-        engine.listen("events", transcribe.wake)
-        for timer in (promote, reap):
-            engine.listen("due", timer.wake)
-        runs = Runs(self.record, catalog, load, self._feed, self._clock, self._id)
-        self.hub = Hub(runs, Nodes(engine, self.record, catalog, self._clock, self._chance), self._feed)
+        parts = self._parts = Parts(engine, self.record, self._clock, self._id, self._feed, self._chance)
+        self._loops = parts.loops
+        self.hub = parts.core()
         if self._inline is not None:
             for loop in self._loops:
                 loop.interval_s = IDLE_S
-            promote.longest_s = reap.longest_s = IDLE_S
+            parts.promote.longest_s = parts.reap.longest_s = IDLE_S
         self._watch.over(self._loops)
         for loop in self._loops:
             loop.start()
         idle_s = Loop.interval_s if self._inline is None else IDLE_S
         for info in self._infos:
-            node = Node(info, self.hub.nodes, self._executors(info), self._clock, idle_s)
+            node = Node(info, self.hub.work, self._executors(info), self._clock, idle_s)
             self._watch.over(node.loops)
             self._watch.over(node.side_loops, vital=False)
             await node.open()
@@ -226,9 +198,9 @@ class Embedded:
         self._feed.fail(self._failure)
 
     def _kept(self) -> str:
-        if self._data is None or not self._recorded_ms:
+        if self._data is None or self._parts is None or not self._parts.recorded_ms:
             return "Nothing of it is kept"
-        until = time.strftime("%H:%M:%S", time.localtime(self._recorded_ms / 1000))
+        until = time.strftime("%H:%M:%S", time.localtime(self._parts.recorded_ms / 1000))
         return f"It is recorded up to {until}; the next `skep run` on this data ends this run as abandoned"
 
     async def __aenter__(self) -> Embedded:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -21,7 +22,8 @@ from skep.model.views import RunSummary
 from skep.record.protocol import RunFilter
 from skep.server.answers import Query, answer, body_of, hub_of, lines, parse, told
 
-RUNS = f"{API}/workflows"
+RUNS: Final = f"{API}/workflows"
+_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Submission(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -28,15 +28,15 @@ def outcome(grant: Grant, result: str = "succeeded", **given: Any) -> Outcome:
 
 
 async def test_an_older_incarnation_is_refused(stage: Stage) -> None:
-    nodes = stage.hub.nodes
-    assert await nodes.register(NodeInfo("n", 2), beats=True) == OK
-    assert await nodes.register(NodeInfo("n", 2), beats=True) == OK
-    assert await nodes.register(NodeInfo("n", 1), beats=True) == REFUSED
+    work = stage.hub.work
+    assert await work.register(NodeInfo("n", 2), beats=True) == OK
+    assert await work.register(NodeInfo("n", 2), beats=True) == OK
+    assert await work.register(NodeInfo("n", 1), beats=True) == REFUSED
 
 
 async def test_a_node_is_called_when_there_is_something_to_take(stage: Stage) -> None:
     calls: list[str] = []
-    stop = stage.hub.nodes.listen("n", lambda: calls.append("n"))
+    stop = stage.hub.work.listen("n", lambda: calls.append("n"))
     await stage.node()
     await stage.submit({"a": RUN})
     await stage.pass_(stage.load, stage.place)
@@ -50,13 +50,13 @@ async def test_outcomes_are_answered_in_their_order(stage: Stage) -> None:
     _, (a, b, c) = await held(stage, "a", "b", "c")
     stale = msgspec.structs.replace(outcome(a), token=a.token._replace(n=999))
     reported = [outcome(b, "failed", error=ErrorInfo("X", "")), stale, outcome(a), outcome(c, "snoozed", delay_ms=5)]
-    assert await stage.hub.nodes.report(reported) == [OK, SUPERSEDED, OK, OK]
-    assert await stage.hub.nodes.report(reported) == [OK, SUPERSEDED, OK, OK], "a repeat gets the first answer"
+    assert await stage.hub.work.report(reported) == [OK, SUPERSEDED, OK, OK]
+    assert await stage.hub.work.report(reported) == [OK, SUPERSEDED, OK, OK], "a repeat gets the first answer"
 
 
 async def test_a_cancelled_attempt_is_not_tried_again(stage: Stage) -> None:
     _, (a,) = await held(stage, "a", retries=3)
-    assert await stage.hub.nodes.report([outcome(a, "cancelled", error=ErrorInfo("Cancelled", "by hand"))]) == [OK]
+    assert await stage.hub.work.report([outcome(a, "cancelled", error=ErrorInfo("Cancelled", "by hand"))]) == [OK]
     await stage.go(60_000)
     assert await stage.states(a.run) == {"a": "cancelled"}
 
@@ -79,58 +79,58 @@ async def test_a_timeout_may_be_tried_again_and_a_deadline_may_not(stage: Stage)
 
 async def test_checkpoints_outlive_the_attempt_and_are_fenced(stage: Stage) -> None:
     node, (first,) = await held(stage, "a", retries={"limit": 1, "delay": 0})
-    nodes = stage.hub.nodes
+    work = stage.hub.work
     where = (first.run, first.task)
-    assert await nodes.load_checkpoint(*where, first.token) is None
-    await nodes.save_checkpoint(*where, first.token, b"half")
+    assert await work.load_checkpoint(*where, first.token) is None
+    await work.save_checkpoint(*where, first.token, b"half")
     await node.finish("a", Failed())
     await stage.go()
     second = node.held["a"]
-    assert await nodes.load_checkpoint(*where, second.token) == b"half"
+    assert await work.load_checkpoint(*where, second.token) == b"half"
     with pytest.raises(SupersededError):
-        await nodes.save_checkpoint(*where, first.token, b"late")
+        await work.save_checkpoint(*where, first.token, b"late")
 
 
 async def test_shared_state_is_of_the_namespace_and_compared_before_it_is_set(stage: Stage) -> None:
-    nodes = stage.hub.nodes
+    work = stage.hub.work
     _, (a, b) = await held(stage, "a", "b")
-    assert await nodes.get_state(a.run, a.task, a.token, "k") is None
-    assert await nodes.put_state(a.run, a.task, a.token, "k", b"1", 0, 0) == 1
-    assert await nodes.get_state(b.run, b.task, b.token, "k") == (b"1", 1)
+    assert await work.get_state(a.run, a.task, a.token, "k") is None
+    assert await work.put_state(a.run, a.task, a.token, "k", b"1", 0, 0) == 1
+    assert await work.get_state(b.run, b.task, b.token, "k") == (b"1", 1)
     with pytest.raises(ConflictError):
-        await nodes.put_state(b.run, b.task, b.token, "k", b"2", 0, 0)
-    assert await nodes.put_state(b.run, b.task, b.token, "k", b"2", 50, 1) == 2
+        await work.put_state(b.run, b.task, b.token, "k", b"2", 0, 0)
+    assert await work.put_state(b.run, b.task, b.token, "k", b"2", 50, 1) == 2
     stage.clock.advance(51)
-    assert await nodes.get_state(a.run, a.task, a.token, "k") is None
+    assert await work.get_state(a.run, a.task, a.token, "k") is None
 
 
 async def test_a_lock_inside_a_task_is_the_same_as_a_lock_of_a_task(stage: Stage) -> None:
-    nodes = stage.hub.nodes
+    work = stage.hub.work
     node, (a, b) = await held(stage, "a", "b")
     ask: dict[str, Any] = {"units": 1_000_000, "hold_ms": 60_000, "wait": True}
-    assert await nodes.claim(a.run, a.task, a.token, "db", **ask) == OK
-    assert await nodes.claim(b.run, b.task, b.token, "db", **ask) == WAITING
+    assert await work.claim(a.run, a.task, a.token, "db", **ask) == OK
+    assert await work.claim(b.run, b.task, b.token, "db", **ask) == WAITING
     await stage.submit({"c": RUN | {"locks": ["db"]}})
     await stage.go()
     assert "c" not in node.started
-    await nodes.release(a.run, a.token, "db")
-    entries = await nodes.take("n", 1, node._seen, 10)
+    await work.release(a.run, a.token, "db")
+    entries = await work.take("n", 1, node._seen, 10)
     assert [entry.entry for entry in entries] == [LockGrant(b.token, "lock:default:db")]
     await node.finish("b")
     await stage.go()
     assert "c" in node.started
-    assert await nodes.claim(b.run, b.task, b.token, "db", **ask) == SUPERSEDED
+    assert await work.claim(b.run, b.task, b.token, "db", **ask) == SUPERSEDED
 
 
 async def test_logs_are_kept_before_they_are_told_and_progress_is_told_alone(stage: Stage) -> None:
-    nodes = stage.hub.nodes
+    work = stage.hub.work
     _, (a,) = await held(stage, "a")
     told: list[Any] = []
-    nodes.on_log = told.extend
-    nodes.on_progress = told.extend
+    work.on_log = told.extend
+    work.on_progress = told.extend
     chunk = LogChunk(a.run, a.task, 1, "out", 0, 5, b"hello\n")
     step = Progress(a.run, a.task, 1, 1.0, 2.0)
-    await nodes.log([chunk])
-    await nodes.progress([step])
+    await work.log([chunk])
+    await work.progress([step])
     assert told == [chunk, step]
     assert await stage.record.logs(a.run, a.task) == [chunk]

@@ -1,0 +1,81 @@
+"""An engine, its record, the loops between them and the hub in front: what an embedded engine and a server have in common."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from skep.clock import Clock
+from skep.engine.memory import MemoryEngine
+from skep.hub.core import Core
+from skep.hub.feed import Feed
+from skep.hub.runs import Runs
+from skep.hub.work import Work
+from skep.loop import Loop
+from skep.model.event import Event
+from skep.model.node import LogChunk
+from skep.record.protocol import Record
+from skep.upkeep.catalog import Catalog
+from skep.upkeep.load import LoadLoop
+from skep.upkeep.outputs import Outputs
+from skep.upkeep.place import PlaceLoop
+from skep.upkeep.timers import PromoteLoop, ReapLoop
+from skep.upkeep.transcribe import TranscribeLoop
+
+
+class Parts:
+    """Made, not yet started. Whoever starts the loops stops them."""
+
+    def __init__(
+        self,
+        engine: MemoryEngine,
+        record: Record,
+        clock: Clock,
+        engine_id: str,
+        feed: Feed,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.engine = engine
+        self.record = record
+        self.clock = clock
+        self.engine_id = engine_id
+        self.feed = feed
+        self.recorded_ms = 0
+        """When the last recorded event happened."""
+        self.catalog = Catalog(record)
+        self.outputs = Outputs(engine, record, self.catalog)
+        self.load = LoadLoop(engine, record, self.catalog, clock, engine_id)
+        self.place = PlaceLoop(engine, self.catalog, self.outputs, clock)
+        self.transcribe = TranscribeLoop(engine, record, engine_id, self._told)
+        self.promote = PromoteLoop(engine, clock)
+        self.reap = ReapLoop(engine, clock)
+        self.loops: list[Loop] = [self.transcribe, self.load, self.place, self.promote, self.reap]
+        """In the order in which they are started; the first one is stopped last."""
+        engine.listen("ready", self.place.wake)
+        engine.listen("events", self.transcribe.wake)
+        for timer in (self.promote, self.reap):
+            engine.listen("due", timer.wake)
+        self.runs = Runs(record, self.catalog, self.load, feed, clock, engine_id)
+        self.work = Work(engine, record, self.catalog, clock, chance)
+        self.work.on_log = self._logged
+        self.runs.progress_of = self.work.progress_of
+        self.tellers: list[Callable[[Sequence[Event]], None]] = []
+        """Loops and nouns that are told of every recorded batch before the feed is."""
+
+    def core(self) -> Core:
+        return Core(runs=self.runs, work=self.work, feed=self.feed, clock=self.clock)
+
+    def _told(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.kind == "ended":
+                self.load.forget(event.run)
+                self.catalog.forget(event.run)
+                self.work.forget(event.run)
+        self.recorded_ms = events[-1].at_ms
+        self.work.recorded(events[-1].n)
+        for teller in self.tellers:
+            teller(events)
+        self.feed.publish(events)
+
+    def _logged(self, chunks: Sequence[LogChunk]) -> None:
+        self.feed.stir(chunk.run for chunk in chunks)
