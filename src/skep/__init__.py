@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skep.errors import NotFoundError, RefusedError, RunFailedError, SkepError, SpecError, WrongStateError
+    from skep.sdk.calls import approval, http, uses, wait_for
     from skep.sdk.context import context
     from skep.sdk.ref import index, item, secret
     from skep.sdk.task import shell, task
@@ -24,16 +25,24 @@ __all__ = [
     "SpecError",
     "WrongStateError",
     "__version__",
+    "approval",
     "context",
+    "http",
     "index",
     "item",
     "secret",
     "shell",
     "task",
+    "uses",
+    "wait_for",
     "workflow",
 ]
 
 _HOMES = {
+    "approval": "skep.sdk.calls",
+    "http": "skep.sdk.calls",
+    "uses": "skep.sdk.calls",
+    "wait_for": "skep.sdk.calls",
     "context": "skep.sdk.context",
     "index": "skep.sdk.ref",
     "item": "skep.sdk.ref",

@@ -169,7 +169,7 @@ def _with_child(task: TaskSpec, namespace: str, faults: list[Found], depth: int)
     else:
         child = _workflow({"name": task.name, **data, "namespace": namespace}, found, depth + 1)
     faults.extend((("tasks", task.name, "uses", "workflow", *path), message) for path, message in found)
-    return msgspec.structs.replace(task, call={"definition": msgspec.to_builtins(child)})
+    return msgspec.structs.replace(task, call={"definition": msgspec.json.decode(child.encode())} if child else {})
 
 
 def _with_defaults(data: Mapping[str, Any], defaults: Sequence[tuple[Field, Any]]) -> Mapping[str, Any]:

@@ -17,7 +17,10 @@ current: Final[ContextVar[Draft | None]] = ContextVar("skep_draft", default=None
 class Draft:
     """Tasks in authoring form, in the order in which they were called for."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: object, outer: Draft | None = None) -> None:
+        """`owner`: the workflow whose body runs; `outer`: the one that uses it, if one does."""
+        self._owner = owner
+        self._outer = outer
         self.tasks: dict[str, dict[str, Any]] = {}
         self._uses: Counter[str] = Counter()
 
@@ -35,6 +38,10 @@ class Draft:
             raise SpecError.at(f"tasks.{name}", "there are two tasks of this name, expected another `name` for one of them")
         self.tasks[name] = {**data, **{key: _option(key, value) for key, value in fitting.items()}}
         return task_ref(name)
+
+    def is_inside(self, owner: object) -> bool:
+        """Whether it is built for this workflow, or for one that it uses."""
+        return self._owner is owner or (self._outer is not None and self._outer.is_inside(owner))
 
     def _free(self, base: str) -> str:
         while True:

@@ -23,22 +23,28 @@ Duration: TypeAlias = str | int | float | timedelta
 _KINDS: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 
 
-class TaskOptions(TypedDict, total=False):
+class AnyOptions(TypedDict, total=False):
     """What every task may be given, with the words of YAML; `skep.model.keys.TASK` says what they mean."""
 
     max_parallel: int
     when: Any
     retries: int | Mapping[str, Any]
-    timeout: Duration
-    deadline: Duration
     priority: int | str
     type: str
-    requires: str | Sequence[str]
-    resources: Mapping[str, Any]
-    locks: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
     labels: Mapping[str, Any]
     estimated_duration: Duration
     on_failure: Literal["fail", "cancel", "continue"] | Mapping[str, Any]
+    writes: str | Sequence[str]
+
+
+class TaskOptions(AnyOptions, total=False):
+    """What a task may be given that runs on a node."""
+
+    timeout: Duration
+    deadline: Duration
+    requires: str | Sequence[str]
+    resources: Mapping[str, Any]
+    locks: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
 class FunctionOptions(TaskOptions, total=False):
@@ -62,6 +68,29 @@ class ShellOptions(TaskOptions, total=False):
     map: Any
     env: Mapping[str, Any]
     cwd: Any
+
+
+class HttpOptions(TaskOptions, total=False):
+    """What `http()` takes beside the request."""
+
+    name: str
+    needs: Any
+    map: Any
+
+
+class AskOptions(AnyOptions, total=False):
+    """What `approval()` takes beside the question: it needs no node, and holds nothing."""
+
+    name: str
+    needs: Any
+    map: Any
+
+
+class ParkedOptions(AskOptions, total=False):
+    """What a task takes that waits for a child run or an event."""
+
+    timeout: Duration
+    deadline: Duration
 
 
 class TaskFunction(Generic[P, R]):
@@ -96,13 +125,7 @@ class TaskFunction(Generic[P, R]):
         The item goes to the first parameter that must have a value and is not in `fixed`. Values in `fixed` may use
         `skep.item` and `skep.index`; so `f.map(pages, url=skep.item.url)` says for itself where the item goes.
         """
-        free = [parameter for name, parameter in self.signature.parameters.items() if name not in fixed]
-        taker = next((one for one in free if one.default is one.empty and one.kind is not one.VAR_KEYWORD), None)
-        if taker is None and not fixed and free:
-            taker = free[0]
-        taken = {taker.name: item} if taker is not None else {}
-        mapped = template_data(items) if isinstance(items, str | Ref) else value_data(list(items))
-        return cast(list[R], self._add(self._arguments(**taken, **fixed), {"map": mapped}))
+        return cast(list[R], self._add(self._arguments(**with_item(self.signature, fixed)), {"map": map_data(items)}))
 
     def options(self, **options: Unpack[CallOptions]) -> TaskFunction[P, R]:
         """The same task with other options; those not named stay as they are."""
@@ -153,6 +176,20 @@ class _Decorator:
     def __call__(self, function: Callable[P, R], /) -> TaskFunction[P, R]: ...
     def __call__(self, function: Any, /) -> Any:
         raise NotImplementedError
+
+
+def with_item(signature: inspect.Signature, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of one child of a map: the item goes to the first parameter that must have a value and has none."""
+    free = [parameter for name, parameter in signature.parameters.items() if name not in fixed]
+    taker = next((one for one in free if one.default is one.empty and one.kind is not one.VAR_KEYWORD), None)
+    if taker is None and not fixed and free:
+        taker = free[0]
+    return {**({taker.name: item} if taker is not None else {}), **fixed}
+
+
+def map_data(items: Any) -> Any:
+    """What stands in `map` for a list, or for a Ref or expression that gives one."""
+    return template_data(items) if isinstance(items, str | Ref) else value_data(list(items))
 
 
 def shell(command: str | Sequence[Any], **options: Unpack[ShellOptions]) -> Any:
