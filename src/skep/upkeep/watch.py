@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from math import isinf
 
 from skep.errors import RecordError
 from skep.loop import Loop, Trouble
@@ -20,7 +21,8 @@ class Watch:
     """Over the loops of one process."""
 
     def __init__(self, patience_s: float, give_up: Callable[[Trouble], None]) -> None:
-        """`give_up` is called once, when a loop has failed without a break for longer than `patience_s`."""
+        """`give_up` is called once, when a loop has failed without a break for longer than `patience_s`; with infinite patience
+        never."""
         self._patience_s = patience_s
         self._give_up = give_up
         self._vital: set[Loop] = set()
@@ -35,6 +37,12 @@ class Watch:
             loop.on_trouble = self._changed
             if vital:
                 self._vital.add(loop)
+
+    @property
+    def trouble(self) -> str | None:
+        """What fails now, in a line."""
+        vital = [trouble for loop, trouble in self._failing.items() if loop in self._vital]
+        return described(min(vital, key=lambda trouble: trouble.since_s)) if vital else None
 
     def hurry(self) -> None:
         """Somebody wants it to end: from now on there is little patience."""
@@ -63,15 +71,17 @@ class Watch:
         what = "the record" if isinstance(trouble.error, RecordError) else f"the loop {trouble.loop}"
         if what not in self._told:
             self._told.add(what)
-            wait = format_duration(round(self._patience_s * 1000))
-            log.warning("%s; tried again for up to %s", described(trouble), wait, exc_info=trouble.error)
+            wait = (
+                "until it works" if isinf(self._patience_s) else f"for up to {format_duration(round(self._patience_s * 1000))}"
+            )
+            log.warning("%s; tried again %s", described(trouble), wait, exc_info=trouble.error)
 
     def _look(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         vital = [trouble for loop, trouble in self._failing.items() if loop in self._vital]
-        if self._ended or not vital:
+        if self._ended or not vital or isinf(self._patience_s):
             return
         longest = min(vital, key=lambda trouble: trouble.since_s)
         clock = asyncio.get_running_loop()

@@ -3,12 +3,58 @@
 from __future__ import annotations
 
 import fcntl
+import logging
+import os
 from pathlib import Path
 from typing import IO, Final
 
-from skep.errors import RecordError
+from skep.errors import DataInUseError, RecordError
+from skep.record.protocol import Record
+
+log = logging.getLogger(__name__)
 
 RECORD_FILE: Final = "record.sqlite"
+SERVER_LOCK: Final = "server.lock"
+"""Held by the one server of a data directory; in it stands its process id."""
+
+
+def engine_lock(home: Path, engine: str) -> Path:
+    """Held by an embedded engine while it lives."""
+    return home / "engines" / f"{engine}.lock"
+
+
+async def sweep_abandoned(record: Record, home: Path, now_ms: int) -> None:
+    """Ends the runs of embedded engines whose processes are gone."""
+    for engine in await record.embedded_engines():
+        lock = try_lock(engine_lock(home, engine))
+        if lock is not None:
+            runs = await record.abandon(engine, now_ms)
+            if runs:
+                log.warning("%d unfinished runs of an earlier process were ended as failed (abandoned)", runs)
+            unlock(lock)
+
+
+def own(home: Path) -> IO[str]:
+    """Makes this process the owner of a data directory, for as long as the file is open. Raises DataInUseError, RecordError."""
+    path = home / SERVER_LOCK
+    try:
+        lock = path.open("a+")
+    except OSError as error:
+        raise _unusable(home, error) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        pid = lock.read().strip() or "unknown"
+        lock.close()
+        raise DataInUseError(
+            f"a server (process {pid}) runs on {home} already; use it (`skep status`), stop it (Ctrl-C there, or `kill {pid}`),"
+            " or start this one elsewhere with --data"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
 
 
 def make_private(folder: Path) -> None:

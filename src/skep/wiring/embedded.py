@@ -30,7 +30,7 @@ from skep.node.processes import Processes
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
 from skep.upkeep.watch import Watch, described
-from skep.wiring.data import RECORD_FILE, make_private, try_lock, unlock
+from skep.wiring.data import RECORD_FILE, engine_lock, make_private, sweep_abandoned, try_lock, unlock
 from skep.wiring.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -90,10 +90,11 @@ class Embedded:
         """Raises RecordError when the data directory cannot be used."""
         if self._data is not None:
             make_private(self._data)
-            self._lock = try_lock(self._lock_file(self._id))
+            self._lock = try_lock(engine_lock(self._data, self._id))
         try:
             await self.record.open()
-            await self._sweep_abandoned()
+            if self._data is not None:
+                await sweep_abandoned(self.record, self._data, self._clock.now_ms())
             epoch = max(1, self._clock.now_ms() // 1000)
             row = EngineRow(id=self._id, epoch=epoch, mark=0, process=f"{os.getpid()}-{time.monotonic_ns()}", embedded=True)
             if not await self.record.open_engine(row, after_epoch=0):
@@ -210,20 +211,3 @@ class Embedded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    # -- what others left
-
-    def _lock_file(self, engine: str) -> Path:
-        assert self._data is not None
-        return self._data / "engines" / f"{engine}.lock"
-
-    async def _sweep_abandoned(self) -> None:
-        if self._data is None:
-            return
-        for engine in await self.record.embedded_engines():
-            lock = try_lock(self._lock_file(engine))
-            if lock is not None:
-                runs = await self.record.abandon(engine, self._clock.now_ms())
-                if runs:
-                    log.warning("%d unfinished runs of an earlier process were ended as failed (abandoned)", runs)
-                unlock(lock)
