@@ -71,6 +71,10 @@ class Queue:
         await self._record.set_flag(PAUSED + (namespace or ALL), "1")
         self._place.paused.add(namespace or ALL)
 
+    def hold(self) -> None:
+        """Starts nothing more in this process, whatever is recorded: it is about to end."""
+        self._place.paused.add(ALL)
+
     async def resume(self, namespace: str = "") -> None:
         """Without a namespace: everything, also what was paused by name."""
         for name in [namespace] if namespace else sorted({*self._place.paused, ALL}):

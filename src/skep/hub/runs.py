@@ -368,7 +368,7 @@ class Runs:
                     refused[run] = str(error)
         return Bulk(done, refused)
 
-    async def _ids(self, wanted: RunFilter, limit: int) -> list[str]:
+    async def _ids(self, wanted: RunFilter, limit: int) -> Sequence[str]:
         """All of them first: what a command does would move the pages."""
         ids: list[str] = []
         cursor = ""

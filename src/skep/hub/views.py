@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -133,13 +133,15 @@ class Views:
                 return TaskList(found[:limit], str(found[limit - 1].index))
         return TaskList(found)
 
-    async def _walk(self, run: str, names: Names, states: Sequence[int], search: str, after: int, limit: int) -> Any:
+    async def _walk(
+        self, run: str, names: Names, states: Sequence[int], search: str, after: int, limit: int
+    ) -> AsyncIterator[tuple[int, TaskRow | None]]:
         """(index, row) of the wanted tasks above `after`; the row of one that has not begun is None."""
         begun = bool(states) and TaskState.WAITING not in states
         matching = [at for at in range(after + 1, names.count) if search in names[at]] if search else None
         if begun and matching is None:
-            for row in await self._record.list_tasks(run, states=states, after=after, limit=limit):
-                yield row.index, row
+            for task in await self._record.list_tasks(run, states=states, after=after, limit=limit):
+                yield task.index, task
             return
         every = matching if matching is not None else range(after + 1, names.count)
         for first in range(0, len(every), WINDOW):

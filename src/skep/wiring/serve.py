@@ -1,0 +1,116 @@
+"""`skep up`: serves until it is told to stop, by signals.
+
+first SIGINT or SIGTERM    drain: nothing more is started, what runs may end; then nodes and server end
+second                     stop: what runs is ended, and begins again at the next start
+third                      kill
+SIGHUP                     the server ends at once and leaves its nodes at work, for one that is about to be started again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from skep.model.node import NodeInfo
+from skep.node.supervisor import Listed, listed
+from skep.wiring.server import Server
+
+STOP_S: Final = 10.0
+"""How long nodes may take to end once they are told to."""
+
+
+def serve(home: Path, *, nodes: Sequence[NodeInfo], keep_ms: int, quiet: bool) -> int:
+    """Answers the exit code. Raises DataInUseError, RecordError."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("skep")
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    server = Server(home, nodes, keep_ms=keep_ms)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Up(server, quiet).run())
+
+
+class _Up:
+    """One server and what it was told."""
+
+    def __init__(self, server: Server, quiet: bool) -> None:
+        self._server = server
+        self._quiet = quiet
+        self._presses = 0
+        self._leave = False
+        self._stirred = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, number)
+        began = time.monotonic()
+        await self._server.open()
+        try:
+            self._say(
+                f"up on {self._server.home} after {time.monotonic() - began:.2f} s; process {os.getpid()}. Ctrl-C drains it"
+            )
+            await self._stirred.wait()
+            if not self._leave:
+                await self._end_nodes()
+        finally:
+            await self._server.close()
+        self._say("the server has ended" + (" and left its nodes at work" if self._leave else ""))
+        return 0
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._leave = True
+        else:
+            self._presses += 1
+        self._stirred.set()
+
+    async def _end_nodes(self) -> None:
+        """Each further signal shortens it."""
+        running = sum(node.running for node in await self._server.hub.nodes.list())
+        self._say(f"draining: {running} running, nothing more is started; once more stops what runs" if running else "ending")
+        drained = asyncio.create_task(self._server.drain())
+        await self._until(lambda: drained.done(), 2, None)
+        drained.cancel()
+        if self._presses < 3:
+            for node in listed(self._server.home):
+                _signal(node, signal.SIGTERM, times=min(self._presses, 2))
+            if self._presses == 2:
+                self._say("stopping: what runs is ended, and begins again at the next start; once more kills it")
+            await self._until(lambda: not listed(self._server.home), 3, STOP_S)
+        for node in listed(self._server.home):
+            self._say(f"killing node {node.id}")
+            _signal(node, signal.SIGKILL)
+
+    async def _until(self, is_over: Callable[[], bool], presses: int, limit_s: float | None) -> None:
+        """Waits until it is over, or so many signals came, or so long."""
+        until = None if limit_s is None else time.monotonic() + limit_s
+        while not is_over() and self._presses < presses and not (until and time.monotonic() > until):
+            self._stirred.clear()
+            try:
+                async with asyncio.timeout(0.05):
+                    await self._stirred.wait()
+            except TimeoutError:
+                pass
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            print(f"skep: {text}", file=sys.stderr, flush=True)
+
+
+def _signal(node: Listed, number: signal.Signals, times: int = 1) -> None:
+    for _ in range(times):
+        try:
+            os.kill(node.pid, number)
+        except ProcessLookupError:
+            return
