@@ -1,4 +1,4 @@
-"""The command line: `skep run`, `check`, `schema`, `import`, `demo`."""
+"""The command line."""
 
 from skep.cli.app import main
 

@@ -15,6 +15,7 @@ from skep.flow.plan import Plan
 from skep.model.event import Event
 from skep.model.node import ErrorInfo, LogChunk, Progress
 from skep.model.state import RunState, TaskState
+from skep.model.wait import APPROVAL, EVENT, Wait
 
 DELAYED, READY, SKIPPED = int(TaskState.DELAYED), int(TaskState.READY), int(TaskState.SKIPPED)
 ENDS: Final = {state.label: int(state) for state in TaskState if state.ended}
@@ -34,6 +35,7 @@ class Board:
         self.name = plan.spec.name
         self.state = RunState.QUEUED
         self.reason = ""
+        self.paused = False
         self.started_ms = self.ended_ms = 0
         self.counts = [len(plan.names)] + [0] * (len(TaskState) - 1)
         """Tasks in each state; a map counts as its children."""
@@ -66,7 +68,7 @@ class Board:
         """Folds events of this run, in their order."""
         for event in events:
             kind = event.kind
-            if kind == "granted":
+            if kind in ("granted", "adopted"):
                 self._granted(event)
             elif kind in ENDS:
                 self._ended(event, ENDS[kind])
@@ -74,8 +76,14 @@ class Board:
                 self._goes_on(event)
             elif kind == "parked":
                 self._parked(event)
+            elif kind == "ready":
+                self._ready(event)
+            elif kind == "reset":
+                self._reset(event)
             elif kind == "loaded":
-                self.state, self.started_ms = RunState.RUNNING, event.at_ms
+                self.state, self.started_ms = RunState.RUNNING, self.started_ms or event.at_ms
+            elif kind in ("paused", "resumed"):
+                self.paused = kind == "paused"
             elif kind == "cancelling":
                 self.state, self.reason = RunState.CANCELLING, event.reason
             elif kind == "ended":
@@ -128,9 +136,27 @@ class Board:
         if row.task == event.task:
             row.due_ms, row.trouble = event.due_ms, _trouble(event)
 
+    def _ready(self, event: Event) -> None:
+        states = self._states
+        for task in event.tasks or (event.task,):
+            if 0 <= task < len(states) and states[task] == PARKED:  # a wait is over, and the task is decided anew
+                self.active.pop(self._move(task, READY), None)
+
+    def _reset(self, event: Event) -> None:
+        self.state, self.reason, self.ended_ms = RunState.RUNNING, "", 0
+        for task in event.tasks or (event.task,):
+            row = self._move(task, WAITING)
+            row.ended_ms, row.trouble = 0, ""
+            if row.task == task:
+                row.since_ms, row.note = 0, ""
+        self.failed = [row for row in self.failed if row.shown == FAILED]
+        self._next = 0
+
     def _parked(self, event: Event) -> None:
         row = self._move(event.task, PARKED)
         self.active[row] = None
+        if row.task == event.task and event.first < 0:
+            row.since_ms, row.note, row.progress = event.at_ms, waits_for(event), None
         if event.first >= 0 and event.count and not row.members:
             self.counts[PARKED] -= 1
             self.counts[WAITING] += event.count
@@ -152,6 +178,18 @@ class Board:
         for item in items:
             if item.task < len(self.tree.of):
                 self.tree.of[item.task].progress = item
+
+
+def waits_for(event: Event) -> str:
+    """What a parked task waits for, in a line."""
+    wait = Wait.decode(event.data) if event.data else None
+    if wait is None:
+        return f"waits for {event.reason}"
+    if wait.kind == EVENT:
+        return plain(f"waits for the event {wait.event}" + (f" of {wait.key}" if wait.key else ""))
+    if wait.kind == APPROVAL:
+        return "waits for an approval: " + plain(wait.message.partition("\n")[0])
+    return plain(f"waits for a run of {wait.workflow}") if wait.workflow else "waits for a run of its own"
 
 
 def _trouble(event: Event) -> str:

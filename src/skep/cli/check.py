@@ -10,8 +10,8 @@ import msgspec
 import typer
 
 from skep.cli.problems import problems_of
-from skep.cli.target import find_target
-from skep.errors import SkepError
+from skep.cli.target import find_target, warnings_of
+from skep.errors import SkepError, SpecError
 from skep.flow import graph
 from skep.flow.plan import Plan
 from skep.model.node import Requirement
@@ -35,18 +35,20 @@ def check(
     - `skep check reports.py:daily --graph > daily.mmd`
     """
     try:
-        plan = find_target(workflow).plan
+        target = find_target(workflow)
     except SkepError as error:
         if not json:
             raise
         _print({"ok": False, "problems": problems_of(error)})
         raise typer.Exit(error.exit_code) from None
+    plan, warnings = target.plan, warnings_of(target)
     if graph:
         typer.echo(mermaid(plan), nl=False)
     elif json:
-        _print({"ok": True, **facts(plan)})
+        found = {"ok": True, **facts(plan)}
+        _print({**found, "warnings": [problem._asdict() for problem in target.refuse(SpecError(plan.warnings)).problems]})
     else:
-        typer.echo("\n".join(_text(plan, facts(plan))))
+        typer.echo("\n".join([*_text(plan, facts(plan)), *(f"  warning: {text}" for text in warnings)]))
 
 
 def _print(document: dict[str, Any]) -> None:

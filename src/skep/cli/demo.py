@@ -18,7 +18,7 @@ import typer
 import skep
 from skep.cli.console import Console
 from skep.cli.importing import read_instance
-from skep.cli.options import local_nodes, take_secrets
+from skep.cli.local import local_nodes, take_secrets
 from skep.cli.screen import Line
 from skep.cli.session import Job, run_job, tune
 from skep.cli.summary import summary

@@ -8,6 +8,7 @@ from typing import Final, TextIO
 
 import msgspec
 
+from skep.cli.board import waits_for
 from skep.cli.screen import Line, paint, plain
 from skep.flow.plan import Plan
 from skep.model.event import Event
@@ -37,7 +38,7 @@ class Lines:
         self._started_ms = 0
 
     def begin(self, plan: Plan, run: str) -> None:
-        self._run, self._names, self._maps, self._nodes = run, plan.names, [], {}
+        self._run, self._names, self._maps, self._nodes, self._started_ms = run, plan.names, [], {}, 0
         if not self._quiet:
             self._write([f"run {run} of {plan.spec.name}: {len(plan.names):,} task{'s'[: len(plan.names) - 1]}"])
 
@@ -47,14 +48,18 @@ class Lines:
             kind = event.kind
             if event.run != self._run:
                 continue
-            if kind == "granted":
+            if kind in ("granted", "adopted"):
                 self._nodes[event.task] = event.node
             elif kind in WORDS:
                 lines += self._of(event)
             elif kind == "parked" and event.first >= 0:
                 self._maps.append((event.first, event.count, event.task))
+            elif kind == "parked" and not self._quiet:
+                lines.append(self._line(event, event.task))
             elif kind == "loaded":
-                self._started_ms = event.at_ms
+                self._started_ms = self._started_ms or event.at_ms
+            elif kind in ("paused", "resumed") and not self._quiet:
+                lines.append(f"{'':>8}  {kind}")
             elif kind == "cancelling" and event.reason != "interrupted":  # that was said when it was asked for
                 lines.append(f"{'':>8}  cancelling: {event.reason.replace('_', ' ')}")
         self._write(lines)
@@ -94,7 +99,11 @@ class Lines:
 
     def _line(self, event: Event, task: int) -> str:
         node = self._nodes.pop(task, "")
-        parts = [WORDS[event.kind], format_duration(event.ran_ms) if event.started_ms else "-", self._name(task)]
+        parts = [
+            WORDS.get(event.kind, event.kind),
+            format_duration(event.ran_ms) if event.started_ms else "-",
+            self._name(task),
+        ]
         when = format_duration(event.at_ms - self._started_ms)
         text = f"{when:>8}  {parts[0]:<9} {parts[1]:>7}  {parts[2]}"
         if node:
@@ -113,6 +122,8 @@ class Lines:
 def _why(event: Event) -> str:
     if event.kind == "cancelled":
         return ""
+    if event.kind == "parked":
+        return f": {waits_for(event)}"
     if event.error:
         error = _error(event.error)
         message = plain(error.message.partition("\n")[0])[:200]

@@ -32,6 +32,8 @@ class Live:
     live = True
 
     def __init__(self, file: TextIO, clock: Clock) -> None:
+        self.trouble = ""
+        """What keeps this view from being current."""
         self._region = Region(file)
         self._clock = clock
         self._board: Board | None = None
@@ -93,7 +95,7 @@ class Live:
         columns, lines = self._region.size
         rows, hidden = _choose(board, max(lines - 5, 3))
         now_ms = board.ended_ms or self._clock.now_ms()
-        frame = [_head(board, now_ms), *_table(rows, board, columns, now_ms, whole=not hidden)]
+        frame = [[*_head(board, now_ms), (self.trouble, "yellow")], *_table(rows, board, columns, now_ms, whole=not hidden)]
         if hidden:
             frame.append([(f"   … {hidden:,} more rows", "dim")])
         return [*frame, _foot(board, columns)]
@@ -125,6 +127,8 @@ def _age(row: Row) -> tuple[int, int, int]:
 def _head(board: Board, now_ms: int) -> Line:
     style = COLORS[SUCCEEDED + board.state - 3] if board.state.ended else "yellow" if board.state == 2 else "cyan"
     reason = f" ({board.reason.replace('_', ' ')})" if board.reason and board.reason != "task_failed" else ""
+    if board.paused and not board.state.ended:
+        style, reason = "yellow", ", paused"
     elapsed = format_duration(now_ms - board.started_ms) if board.started_ms else ""
     return [(f"{board.name}", "bold"), (f"  {board.state.label}{reason}", style), (f"  {elapsed}", "dim")]
 
@@ -187,8 +191,8 @@ def _detail(row: Row, state: int, now_ms: int) -> list[Span]:
         done = row.progress.done / row.progress.total if row.progress.total else 0.0
         message = row.progress.message or row.note
         return [*bar(done, BAR, "cyan"), (f" {min(max(done, 0), 1):4.0%} ", ""), (plain(message), "dim")]
-    if state == RUNNING:
-        return [(row.note, "dim")]
+    if state in (RUNNING, PARKED):
+        return [(row.note, "yellow" if state == PARKED else "dim")]
     if row.due_ms > now_ms and row.trouble:
         return [(f"again in {format_duration(row.due_ms - now_ms)}: ", "yellow"), (row.trouble, "dim")]
     return [(cut(row.trouble, 200), "red" if state == FAILED else "dim")]

@@ -6,20 +6,20 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import typer
 
 from skep.cli.console import Console
-from skep.cli.options import local_nodes, parse_inputs, parse_pairs, parse_timeout, parse_urgency, take_secrets
-from skep.cli.session import Ended, Job, run_job, tune
+from skep.cli.ended import Ended
+from skep.cli.local import NODE, local_nodes, take_secrets
+from skep.cli.options import parse_inputs, parse_pairs, parse_timeout, parse_urgency
+from skep.cli.session import Job, run_job, tune
 from skep.cli.summary import summary
-from skep.cli.target import check_given, check_routes, find_target
+from skep.cli.target import check_alone, check_given, check_routes, find_target, warnings_of
 from skep.clock import SystemClock
 from skep.config import data_home
-
-NODE: Final = 'A local node, such as "fast:cpu,ssd;slots=4"; without ":" it has what this machine has. Repeat it.'
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -63,6 +63,9 @@ def run(
         given = parse_inputs(input or (), inputs)
         target = find_target(workflow)
         check_given(target, given)
+        check_alone(target)
+        for text in warnings_of(target):
+            console.say([("warning: ", "yellow"), (text, "")])
         check_routes(target, nodes)
         _enter(target.base)
         tune()

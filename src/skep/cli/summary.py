@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+from skep.cli.ended import Ended
 from skep.cli.screen import Line, Span, plain
-from skep.cli.session import Ended
 from skep.model.node import ErrorInfo
 from skep.model.run import RunView, TaskView
 from skep.model.units import format_duration
@@ -37,7 +37,7 @@ def summary(ended: Ended) -> list[Line]:
     lines += [[], *map(_tolerance, borne[:MOST])] if borne else []
     if len(borne) > MOST:
         lines += [[(f"and {len(borne) - MOST:,} more failures that were tolerated; --json has all of them", "yellow")]]
-    return [*lines, *([[]] if lines else []), headline(view, tolerated)]
+    return [*lines, *([[]] if lines else []), headline(view, tolerated, ended.counts)]
 
 
 def _tolerated(ended: Ended) -> set[int]:
@@ -46,20 +46,25 @@ def _tolerated(ended: Ended) -> set[int]:
     return {task.index for task in ended.view.tasks if policies[task.name.partition("[")[0]] not in ("fail", "cancel")}
 
 
-def headline(view: RunView, tolerated: Container[int] = ()) -> Line:
+def headline(view: RunView, tolerated: Container[int] = (), counted: Mapping[str, int] | None = None) -> Line:
     """`release-gate succeeded in 12.3s: 14 tasks succeeded, 1 skipped`."""
-    mapped = {task.name.partition("[")[0] for task in view.tasks if task.name.endswith("]")}
-    counted = Counter(
-        TOLERATED if task.state == "failed" and task.index in tolerated else task.state
-        for task in view.tasks
-        if task.name not in mapped
-    )
     counts: list[Span] = []
-    for state, number in sorted(counted.items(), key=lambda found: [*COLORS, found[0]].index(found[0])):
+    for state, number in sorted(
+        (counted or _counted(view, tolerated)).items(), key=lambda found: [*COLORS, found[0]].index(found[0])
+    ):
         counts.append((f"{', ' if counts else ': '}{number:,} {state}", COLORS.get(state, "")))
     reason = f" ({view.reason.replace('_', ' ')})" if view.reason and view.reason != "task_failed" else ""
     took = format_duration((view.finished_ms or view.accepted_ms) - (view.started_ms or view.accepted_ms))
     return [(view.workflow, "bold"), (f" {view.state}", COLORS.get(view.state, "")), (f"{reason} in {took}", ""), *counts]
+
+
+def _counted(view: RunView, tolerated: Container[int]) -> Mapping[str, int]:
+    mapped = {task.name.partition("[")[0] for task in view.tasks if task.name.endswith("]")}
+    return Counter(
+        TOLERATED if task.state == "failed" and task.index in tolerated else task.state
+        for task in view.tasks
+        if task.name not in mapped
+    )
 
 
 def _error(task: TaskView) -> ErrorInfo:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Final, NamedTuple
 
+from skep.cli.ended import Ended
 from skep.cli.rows import fold_above, stem
 from skep.cli.screen import Line, fit
-from skep.cli.session import Ended
 from skep.cli.summary import COLORS
 from skep.flow import graph
 from skep.model.run import TaskView

@@ -12,6 +12,8 @@ from traceback import StackSummary, TracebackException
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 import skep
 from skep.errors import Problem, RefusedError, SkepError, SpecError
 from skep.flow.plan import Plan, check_inputs, compile_plan
@@ -26,6 +28,9 @@ from skep.upkeep.place import requirement_of
 
 _NOT_THEIRS: Final = (str(Path(skep.__file__).parent), str(importlib.__file__), str(functools.__file__), "<frozen importlib")
 """Files of the frames around a workflow's code that say nothing to its author."""
+
+
+SERVER: Final = "it needs a server: `skep up`, then `skep submit`"
 
 
 class Target(NamedTuple):
@@ -127,19 +132,54 @@ def check_given(target: Target, inputs: Mapping[str, Any]) -> None:
 
 def check_routes(target: Target, nodes: Sequence[NodeInfo]) -> None:
     """Refuses a workflow with a task that none of the nodes can run. Raises SpecError with the path of each."""
-    shape, names = target.plan.shape, target.plan.names
-    reasons = [_unroutable(requirement_of(name), nodes) for name in shape.class_names]
+    plan = target.plan
+    reasons = [_unroutable(requirement_of(name), nodes) for name in plan.shape.class_names]
     if not any(reasons):
         return
+    names = plan.names
     problems: list[Problem] = []
-    for task, which in enumerate(shape.classes):
-        if found := reasons[which]:
+    for task, which in enumerate(plan.shape.classes):
+        if not plan.tasks[task].parks and (found := reasons[which]):
             problems.append(Problem(f"tasks.{names[task]}.{found[0]}", found[1]))
+    if not problems:
+        return
     have = "\n".join(f"  node {info.id} has {describe_node(info)}" for info in nodes)
     error = target.refuse(SpecError(problems[:20]))
     refusal = RefusedError(f"{error}\n{have}")
     refusal.problems = error.problems
     raise refusal
+
+
+def check_alone(target: Target) -> None:
+    """Refuses a workflow with tasks that would wait for ever, or in vain, where no server takes answers. Raises SpecError."""
+    problems = list(_endless(target.plan.spec, "tasks"))
+    if problems:
+        raise target.refuse(SpecError(problems[:20]))
+
+
+def _endless(spec: WorkflowSpec, path: str) -> Iterator[Problem]:
+    for task in spec.tasks:
+        call = task.call if isinstance(task.call, dict) else {}
+        place = f"{path}.{task.name}.{task.executor}"
+        if task.executor == "approval" and not call.get("default"):
+            yield Problem(place, f"nobody can answer here; {SERVER} (or give it a `deadline` with a `default`)")
+        elif task.executor == "wait_for" and not (task.timeout_ms or task.deadline_ms):
+            yield Problem(place, f"nobody can send an event here; {SERVER} (or give it a `timeout`)")
+        elif inline := call.get("definition"):
+            yield from _endless(msgspec.convert(inline, WorkflowSpec), f"{place}.workflow.tasks")
+
+
+def warn(target: Target) -> None:
+    """Says on standard error what is dubious about a workflow."""
+    for text in warnings_of(target):
+        print(f"skep: warning: {text}", file=sys.stderr)
+
+
+def warnings_of(target: Target) -> list[str]:
+    """What is dubious about it, with lines where there is a text."""
+    if not target.plan.warnings:
+        return []
+    return str(target.refuse(SpecError(target.plan.warnings))).split("\n")
 
 
 def _unroutable(wanted: Requirement, nodes: Sequence[NodeInfo]) -> tuple[str, str] | None:

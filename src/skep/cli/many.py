@@ -1,0 +1,101 @@
+"""What commands to runs share: runs by name, or all of a filter, which is asked for before it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+
+from skep.cli import completion, remote
+from skep.client import Client, Filter
+from skep.errors import SkepError
+from skep.model.views import Bulk, RunSummary
+
+MOST: Final = 10_000
+"""Runs of one command."""
+COUNTED: Final = 1_000
+"""Runs that are counted before it is asked."""
+
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN]...", help="Ids or their beginnings; `last`: the newest.", autocompletion=completion.runs),
+]
+All = Annotated[bool, typer.Option("--all", help="Every run for which it makes sense.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept with the run.")]
+
+STATES: Final = {
+    "cancel": ("queued", "running"),
+    "pause": ("queued", "running"),
+    "resume": ("queued", "running"),
+    "retry": ("failed", "cancelled"),
+}
+"""Runs that a filter means where it does not say."""
+DONE: Final = {"cancel": "cancelling", "pause": "paused", "resume": "resumed", "retry": "retrying"}
+
+
+def command(
+    verb: str,
+    runs: Sequence[str] | None,
+    wanted: Filter,
+    one: Callable[[Client, str], RunSummary],
+    *,
+    all: bool,
+    yes: bool,
+    reason: str,
+    data: Path | None,
+    json: bool,
+) -> None:
+    """Does `one` to each of the runs, or has the server do it to those of the filter. Exits with 3 when some were refused."""
+    filtered = any(value for value in msgspec.structs.astuple(wanted))
+    if bool(runs) + (filtered or all) != 1:
+        raise typer.BadParameter("name runs, or choose them by options such as --label, or say --all", param_hint="RUN")
+    with remote.server(data, json) as client:
+        bulk = _each(client, runs, one) if runs else _all(client, verb, wanted, yes, reason)
+    if json:
+        remote.document(bulk)
+    else:
+        _tell(verb, bulk, named=bool(runs))
+    if bulk.refused:
+        raise typer.Exit(3)
+
+
+def _each(client: Client, runs: Sequence[str], one: Callable[[Client, str], RunSummary]) -> Bulk:
+    bulk = Bulk([], {})
+    for run in dict.fromkeys(runs):
+        try:
+            bulk.done.append(one(client, remote.find_run(client, run)).id)
+        except SkepError as error:
+            if len(runs) == 1 or error.exit_code != 3:
+                raise
+            bulk.refused[run] = str(error)
+    return bulk
+
+
+def _all(client: Client, verb: str, wanted: Filter, yes: bool, reason: str) -> Bulk:
+    wanted.state = wanted.state or STATES[verb]
+    if wanted.parent:
+        wanted.parent = remote.find_run(client, wanted.parent)
+    if not yes:
+        page = client.runs.list(wanted, limit=COUNTED)
+        if len(page.runs) > 1:
+            count = f"{len(page.runs):,}" + (" or more" if page.next else "")
+            remote.sure(f"{verb.capitalize()} {count} runs?", yes)
+    bulk = client.runs.bulk(verb, wanted, reason=reason, limit=MOST)
+    if len(bulk.done) + len(bulk.refused) >= MOST:
+        remote.note(f"these were {MOST:,}, as many as go at once: say it again for the rest")
+    return bulk
+
+
+def _tell(verb: str, bulk: Bulk, named: bool) -> None:
+    if named:
+        for run in bulk.done:
+            remote.note(f"{DONE[verb]} {run}")
+    elif bulk.done or not bulk.refused:
+        remote.note(f"{DONE[verb]}: {len(bulk.done):,} run{'' if len(bulk.done) == 1 else 's'}")
+    for run, why in list(bulk.refused.items())[:20]:
+        remote.note(f"refused: {run}: {why}")
+    if len(bulk.refused) > 20:
+        remote.note(f"and {len(bulk.refused) - 20:,} more were refused; --json has all of them")

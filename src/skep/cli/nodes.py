@@ -1,0 +1,67 @@
+"""`skep nodes`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Final
+
+import typer
+
+from skep.cli import remote
+from skep.cli.grid import Cell, Column, Grid
+from skep.cli.moments import age
+from skep.model.units import format_bytes
+from skep.model.views import NodeView
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+
+STYLES: Final = {"live": "green", "draining": "yellow", "lost": "red", "retired": "dim"}
+COLUMNS: Final = (
+    Column("node", cut=True),
+    Column("state"),
+    Column("running", right=True),
+    Column("slots free", right=True),
+    Column("cpu free", right=True),
+    Column("memory free", right=True),
+    Column("heard"),
+    Column("has", cut=True),
+)
+
+
+@app.command()
+def nodes(
+    all: Annotated[bool, typer.Option("--all", help="Also those that left or were lost.")] = False,
+    data: remote.Data = None,
+    json: remote.Json = False,
+) -> None:
+    """List the nodes: what they have, what is free, what they run.
+
+    **Examples**
+
+    - `skep nodes`
+    - `skep nodes --all --json | jq -r '.[] | select(.state == "lost") | .id'`
+    """
+    with remote.server(data, json) as client:
+        found = client.nodes.list(all=all)
+        if json:
+            remote.document(found)
+        elif not found:
+            remote.note("no node is here")
+        else:
+            now_ms = time.time_ns() // 1_000_000
+            remote.say(*Grid(COLUMNS, remote.width()).page(_row(node, now_ms) for node in found))
+
+
+def _row(node: NodeView, now_ms: int) -> list[Cell]:
+    there = node.state in ("live", "draining")
+    labels = [f"{name}={value}" if value else name for name, value in node.labels.items()]
+    return [
+        node.id,
+        (node.state, STYLES.get(node.state, "")),
+        str(node.running),
+        f"{node.slots_free:,}/{node.slots:,}" if there else "-",
+        f"{node.cpu_free:g}/{node.cpu:g}" if there else "-",
+        f"{format_bytes(node.memory_free)}/{format_bytes(node.memory)}" if there and node.memory else "-",
+        age(node.beat_ms, now_ms),
+        (" ".join([*node.capabilities, *labels]), "dim"),
+    ]

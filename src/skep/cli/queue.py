@@ -1,0 +1,113 @@
+"""`skep queue`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+import typer
+
+from skep.cli import remote
+from skep.cli.grid import Column, Grid
+from skep.cli.moments import age
+from skep.cli.screen import Line
+from skep.model.views import QueueStats
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
+
+COLUMNS: Final = (
+    Column("namespace"),
+    Column("executor"),
+    Column("requires", cut=True),
+    Column("ready", right=True),
+    Column("no room", right=True),
+)
+
+
+@app.callback()
+def queue() -> None:
+    """See what waits for a node; stop and go on starting tasks.
+
+    **Examples**
+
+    - `skep queue stats`
+    - `skep queue pause`, later `skep queue resume`
+    """
+
+
+@app.command()
+def stats(namespace: remote.Namespace = None, data: remote.Data = None, json: remote.Json = False) -> None:
+    """Say what waits, what runs, and why what waits does not run.
+
+    **Examples**
+
+    - `skep queue stats`
+    - `skep queue stats --json | jq .ready`
+    """
+    with remote.server(data, json) as client:
+        found = client.queue.stats(namespace)
+        remote.document(found) if json else remote.say(*_lines(found))
+
+
+@app.command()
+def pause(namespace: remote.Namespace = None, data: remote.Data = None, json: remote.Json = False) -> None:
+    """Start nothing new, in one namespace or all; what runs goes on, and submissions are accepted.
+
+    **Examples**
+
+    - `skep queue pause`
+    - `skep queue pause --namespace batch`
+    """
+    with remote.server(data, json) as client:
+        found = client.queue.pause(namespace)
+        remote.document(found) if json else remote.note(f"{_of(namespace)}: nothing new is started until `skep queue resume`")
+
+
+@app.command()
+def resume(namespace: remote.Namespace = None, data: remote.Data = None, json: remote.Json = False) -> None:
+    """Start tasks again; without a namespace in all of them.
+
+    **Example**
+
+    - `skep queue resume`
+    """
+    with remote.server(data, json) as client:
+        found = client.queue.resume(namespace)
+        remote.document(found) if json else remote.note(f"{_of(namespace)}: tasks are started again")
+
+
+def _of(namespace: str | None) -> str:
+    return f"namespace {namespace}" if namespace else "all namespaces"
+
+
+def _lines(found: QueueStats) -> Iterator[Line]:
+    now_ms = time.time_ns() // 1_000_000
+    if found.paused:
+        which = "everything" if "*" in found.paused else f"namespace {', '.join(found.paused)}"
+        yield [("paused", "yellow"), (f": {which}; `skep queue resume` goes on", "")]
+    if found.full:
+        yield [("full", "yellow"), (": as many tasks are live as may be; other runs wait their turn", "")]
+    oldest = f", the oldest {age(found.oldest_ready_ms, now_ms).removesuffix(' ago')}" if found.oldest_ready_ms else ""
+    rows = (
+        ("ready", f"{found.ready:,}{oldest}"),
+        ("running", f"{found.running:,}"),
+        ("delayed", f"{found.delayed:,}"),
+        ("parked", f"{found.parked:,}"),
+        ("waiting", f"{found.waiting:,}"),
+        ("slots", f"{found.slots_free:,} of {found.slots:,} free"),
+        ("runs", ", ".join(f"{count:,} {state}" for state, count in found.runs.items()) or "none"),
+    )
+    yield from ([(f"  {name:<9}", "dim"), (text, "")] for name, text in rows)
+    if found.classes:
+        yield []
+        yield from Grid(COLUMNS, remote.width()).page(
+            [
+                one.namespace,
+                one.executor,
+                ", ".join(one.requires) or "-",
+                f"{one.ready:,}",
+                (f"{one.unplaced:,}", "yellow" if one.unplaced else ""),
+            ]
+            for one in found.classes
+        )
