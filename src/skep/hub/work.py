@@ -63,7 +63,8 @@ class Work:
         self._clock = clock
         self._chance = chance
         self._presenter = presenter
-        self._mark = 0
+        self.mark = 0
+        """The last event that the record has, as far as is known here."""
         self._recorded: list[Callable[[int], None]] = []
         self._shown: dict[str, dict[int, Progress]] = {}
         self._shown_count = 0
@@ -173,11 +174,11 @@ class Work:
     async def position(self) -> int:
         """The number of an event not older than all that was reported until now: once the mark is there, the record has it."""
         left = await self._engine.backlog()
-        return self._mark + left
+        return self.mark + left
 
     def recorded(self, mark: int) -> None:
         """The record has every event up to `mark`, and the engine has let go of them. Called by the transcriber."""
-        self._mark = mark
+        self.mark = mark
         for callback in tuple(self._recorded):
             callback(mark)
 

@@ -18,7 +18,7 @@ NULL = b"null"
 
 
 class Attempt:
-    """A lease being worked on. Its executor calls one of `succeed`, `fail`, `snooze`; whatever comes after is ignored."""
+    """A lease being worked on. Its executor calls one of `succeed`, `fail`, `lose`, `snooze`; what comes after is ignored."""
 
     __slots__ = ("_clock", "_finished", "call", "ended", "grant", "offsets", "started", "stopped", "work")
 
@@ -51,6 +51,10 @@ class Attempt:
         """An attempt that was stopped fails, or is cancelled, for the reason it was stopped for."""
         self._end("failed", error=error, delay_ms=delay_ms)
 
+    def lose(self, error: ErrorInfo) -> None:
+        """Its process died, perhaps for the fault of another attempt in it."""
+        self._end("lost", error=error)
+
     def snooze(self, delay_ms: int) -> None:
         self._end("snoozed", delay_ms=delay_ms)
 
@@ -62,9 +66,10 @@ class Attempt:
             result, error = self._stopped_as(error)
         grant = self.grant
         ran_ms = int((self._clock() - self.started) * 1000)
-        token, failures, parent = grant.token, grant.failures, grant.parent
+        token, failures = grant.token, grant.failures
+        place = grant.parent, grant.child
         outcome = Outcome(
-            grant.run, grant.task, token, grant.attempt, result, output, error, ran_ms, delay_ms, failures, parent
+            grant.run, grant.task, token, grant.attempt, result, output, error, ran_ms, delay_ms, failures, *place
         )
         self._finished(self, outcome)
 

@@ -35,7 +35,7 @@ PART: Final = 512 * 1024
 """Bytes of one message, about; the most of a part."""
 MOST: Final = 96 * 1024 * 1024
 """Bytes of frames that belong together: an output of 64 MiB, and room for what is around it."""
-MESSAGE: Final = 4 * PART
+MESSAGE: Final = 8 * PART
 """Bytes of one message, at the most: larger ones are garbage."""
 BEAT_S: Final = 2.0
 """Between two signs of life."""
@@ -204,6 +204,11 @@ def messages(frames: Sequence[Frame]) -> Iterator[bytes]:
         return
     for start in range(0, len(data), PART):
         yield _encode([Part(data[start : start + PART], start + PART >= len(data))])
+
+
+def whole(frames: Sequence[Frame]) -> bytes:
+    """One message for frames that may stand between the parts of others."""
+    return _encode(frames)
 
 
 class Reader:

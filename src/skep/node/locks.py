@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 
 from skep.engine.protocol import OK, WAITING
+from skep.errors import SkepError
+from skep.model.node import Grant, HeldLock
 from skep.model.run import Token
 from skep.node.attempt import SUPERSEDED, Attempt
 from skep.node.link import Link
@@ -17,12 +19,21 @@ from skep.node.link import Link
 class _Lock:
     """One lock of one attempt."""
 
-    __slots__ = ("blocks", "granted")
+    __slots__ = ("blocks", "granted", "hold_ms", "units", "until", "waits")
 
     def __init__(self) -> None:
         self.blocks = 0
         """How many hold it or wait for it."""
         self.granted: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.units = self.hold_ms = 0
+        self.waits = False
+        """The server has it in the list of those who wait."""
+        self.until = 0.0
+        """When it is freed at the latest, on the loop's clock; 0 while it is not held."""
+
+    def hold(self) -> None:
+        self.waits = False
+        self.until = asyncio.get_running_loop().time() + self.hold_ms / 1000
 
     def answer(self, answer: str) -> None:
         if not self.granted.done():
@@ -44,11 +55,15 @@ class Locks:
         if lock.granted.done():  # its limit may have come since
             lock.granted = asyncio.get_running_loop().create_future()
         lock.blocks += 1
+        lock.units, lock.hold_ms = max(units, lock.units), hold_ms
         answer = ""
         try:
             answer = await self._link.claim(grant.run, grant.task, grant.token, name, units, hold_ms, wait)
             if answer == WAITING and wait:
+                lock.waits = True
                 answer = await asyncio.shield(lock.granted)
+            elif answer == OK:
+                lock.hold()
         finally:
             if answer != OK and locks.get(name) is lock:
                 self._leave(grant.token, name)
@@ -64,7 +79,31 @@ class Locks:
         """The server gives an attempt what it waits for."""
         lock = self._locks.get(token, {}).get(name)
         if lock is not None:
+            lock.hold()
             lock.answer(OK)
+
+    def held(self, token: Token) -> tuple[HeldLock, ...]:
+        """What an attempt holds now, by name, with the time left."""
+        locks = self._locks.get(token)
+        if not locks:
+            return ()
+        now = asyncio.get_running_loop().time()
+        held = ((name, lock, round((lock.until - now) * 1000)) for name, lock in locks.items())
+        return tuple(HeldLock(name, lock.units, left_ms) for name, lock, left_ms in held if left_ms > 0)
+
+    async def ask_again(self, grant: Grant) -> None:
+        """An engine that was opened anew has the lease, and what it held; what it waited for is to be asked for again."""
+        for name, lock in tuple(self._locks.get(grant.token, {}).items()):
+            if lock.waits:
+                try:
+                    answer = await self._link.claim(grant.run, grant.task, grant.token, name, lock.units, lock.hold_ms, True)
+                except SkepError as error:
+                    lock.answer(str(error))
+                    continue
+                if answer == OK:
+                    self.granted(grant.token, name)
+                elif answer != WAITING:
+                    lock.answer(answer)
 
     def give_up(self, attempt: Attempt) -> None:
         """Nobody waits any more: the attempt is being stopped, or has ended."""

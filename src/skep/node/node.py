@@ -22,9 +22,20 @@ from skep.clock import Clock
 from skep.engine.protocol import OK
 from skep.errors import NotFoundError, SkepError, SupersededError
 from skep.loop import Loop
-from skep.model.node import Call, ErrorInfo, Grant, LockGrant, NodeInfo, Outcome, Stop, artifact_reference
+from skep.model.node import (
+    Adopted,
+    Call,
+    ErrorInfo,
+    Grant,
+    Held,
+    LockGrant,
+    NodeInfo,
+    Outcome,
+    Stop,
+    artifact_reference,
+)
 from skep.model.run import Token, lock_name
-from skep.node.attempt import CANCEL, DEADLINE, MAX_OUTPUT, TIMEOUT, Attempt, Executor
+from skep.node.attempt import CANCEL, DEADLINE, MAX_OUTPUT, SUPERSEDED, TIMEOUT, Attempt, Executor
 from skep.node.link import Link
 from skep.node.locks import Locks
 from skep.node.logs import Logs
@@ -61,6 +72,9 @@ class Node:
         self._seen = 0
         """The last inbox entry that was taken."""
         self._outcomes: list[Outcome] = []
+        self._ending: dict[Token, Grant] = {}
+        """The leases of attempts that have ended and whose outcome is not yet with the link."""
+        self._asking: set[asyncio.Task[None]] = set()
         self._taking = Loop(self._take, "take")
         self._reporting = Loop(self._report, "report")
         self._logging = Loop(self._flush_logs, "log")
@@ -85,12 +99,15 @@ class Node:
         for loop in (*self.loops, *self.side_loops):
             loop.start()
 
-    async def close(self) -> None:
-        """Stops what runs, reports it and leaves. Whatever fails on the way is logged: the server hears of it by itself."""
+    async def close(self, give_back: bool = False) -> None:
+        """Stops what runs, reports it and leaves. Whatever fails on the way is logged: the server hears of it by itself.
+
+        `give_back`: what runs is not reported as cancelled, but returned with the node's leave, for others to do.
+        """
         self._unlisten()
         await self._quietly(self._taking.stop())
         for attempt in tuple(self._attempts.values()):
-            self._stop(attempt, CANCEL)
+            self._stop(attempt, SUPERSEDED if give_back else CANCEL)
         for executor in self._executors.values():
             await self._quietly(executor.close())
         for attempt in tuple(self._attempts.values()):
@@ -118,6 +135,28 @@ class Node:
     def running(self) -> int:
         return len(self._attempts)
 
+    # -- what it holds (see `skep.node.remote.Holder`)
+
+    def leases(self) -> list[Token]:
+        """Of attempts that run, or whose outcome is not yet with the link."""
+        return [*self._attempts, *self._ending]
+
+    def held(self) -> list[Held]:
+        """The same, as an engine must know them that was opened anew; without those that others have."""
+        running = [attempt.grant for attempt in self._attempts.values() if attempt.stopped != SUPERSEDED]
+        return [Held(grant, self._locks.held(grant.token)) for grant in (*running, *self._ending.values())]
+
+    def fence(self) -> None:
+        """Ends what holds something of the whole fleet's: soon the server will give it to others."""
+        for attempt in tuple(self._attempts.values()):
+            if attempt.grant.claims or self._locks.held(attempt.grant.token):
+                self._stop(attempt, SUPERSEDED)
+
+    def give_up(self) -> None:
+        """Ends all attempts, without a report."""
+        for attempt in tuple(self._attempts.values()):
+            self._stop(attempt, SUPERSEDED)
+
     # -- taking
 
     async def _take(self) -> bool:
@@ -131,7 +170,7 @@ class Node:
                 self._obey(entry)
         return len(entries) == TAKE  # else what comes next wakes us
 
-    def _obey(self, entry: Grant | Stop | LockGrant) -> None:
+    def _obey(self, entry: Grant | Stop | LockGrant | Adopted) -> None:
         if type(entry) is Grant:
             if entry.token not in self._attempts:
                 self._begin(entry)
@@ -141,6 +180,12 @@ class Node:
                 self._stop(attempt, entry.reason)
         elif type(entry) is LockGrant:
             self._locks.granted(entry.token, lock_name(entry.key))
+        elif type(entry) is Adopted:
+            attempt = self._attempts.get(entry.old)
+            if attempt is not None:
+                task = asyncio.create_task(self._locks.ask_again(attempt.grant))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
 
     def _begin(self, grant: Grant) -> None:
         call = self._calls.get(grant.call) or self._decode(grant)
@@ -213,8 +258,12 @@ class Node:
     # -- the end of an attempt
 
     def _finished(self, attempt: Attempt, outcome: Outcome) -> None:
-        del self._attempts[attempt.grant.token]
+        token = attempt.grant.token
+        del self._attempts[token]
         self._locks.forget(attempt)
+        if attempt.stopped == SUPERSEDED:
+            return  # it is another's, or will be: nobody wants to hear of it
+        self._ending[token] = attempt.grant
         self._outcomes.append(outcome)
         self._reporting.wake()
 
@@ -233,6 +282,7 @@ class Node:
             raise
         self._outcomes = kept + self._outcomes
         for outcome, answer in zip(ready, answers, strict=True):
+            self._ending.pop(outcome.token, None)
             if answer != OK:
                 log.warning("outcome of %s task %d (token %s): %s", outcome.run, outcome.task, outcome.token, answer)
         if trouble is not None:

@@ -242,8 +242,9 @@ class ShellExecutor:
             "SKEP_OUTPUT": str(folder / "output.json"),
             "SKEP_CHECKPOINT": str(folder / "checkpoint.json"),
         }
-        argv = ("/bin/sh", "-c", call.call) if isinstance(call.call, str) else call.call
-        cwd = self._base / call.cwd if call.cwd else self._base
+        argv = ("/bin/sh", "-c", call.call) if isinstance(call.call, str) else tuple(call.call)
+        base = Path(grant.base) if grant.base else self._base
+        cwd = base / call.cwd if call.cwd else base
         try:
             return await self._processes.spawn(
                 argv, env=env, cwd=str(cwd), on_output=lambda stream, data: log.write("out" if stream == 1 else "err", data)
