@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 
 from skep.errors import Problem, SpecError
 from skep.flow import graph
-from skep.flow.check import Check
+from skep.flow.check import MAX_PROBLEMS, Check
+from skep.flow.conflicts import conflicts, told
 from skep.flow.task import Shared, TaskPlan, compile_task, priority_of
 from skep.flow.templates import Value
 from skep.model.fields import nearest
@@ -30,7 +32,7 @@ _POLICIES: Final = {"fail": Policy.FAIL, "cancel": Policy.CANCEL, "continue": Po
 class Plan:
     """A compiled workflow; lists are by task index."""
 
-    __slots__ = ("digest", "encoded", "index", "names", "needs", "output", "read", "shape", "spec", "tasks")
+    __slots__ = ("digest", "encoded", "index", "names", "needs", "output", "read", "shape", "spec", "tasks", "warnings")
 
     def __init__(self, spec: WorkflowSpec) -> None:
         self.spec = spec
@@ -43,6 +45,8 @@ class Plan:
         self.read: frozenset[int] = frozenset()
         """Tasks whose output some expression of another task reads."""
         self.output: Value | None = None
+        self.warnings: list[Problem] = []
+        """What may be wrong, and is not refused."""
         self.shape: Shape
 
     def name(self, task: int, expansions: Iterable[Any] = ()) -> str:
@@ -75,6 +79,7 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
         plan.output = check.value(spec.output, "output")
     check.finish()
     plan.shape = _shape(plan)
+    plan.warnings += _conflicts(plan)
     return plan
 
 
@@ -107,18 +112,18 @@ def _children(plan: Plan, check: Check) -> None:
             except SpecError as error:
                 seen[task.definition] = error
         child = seen[task.definition]
-        problems: Sequence[Problem] = ()
+        below = f"tasks.{spec.name}.uses.workflow"
         if isinstance(child, SpecError):
-            below = f"tasks.{spec.name}.uses.workflow"
-            problems = [Problem(f"{below}.{path}", message) for path, message, _ in child.problems]
-        elif spec.args is None or isinstance(spec.args, dict):
+            for path, message, _ in child.problems:
+                check.refuse(f"{below}.{path}", message)
+            continue
+        plan.warnings += [Problem(f"{below}.{path}", message) for path, message, _ in child.warnings]
+        if spec.args is None or isinstance(spec.args, dict):
             try:
                 check_inputs(child.spec, spec.args or {})
             except SpecError as error:
-                below = f"tasks.{spec.name}.with"
-                problems = [Problem(f"{below}.{path.removeprefix('inputs.')}", text) for path, text, _ in error.problems]
-        for path, message, _ in problems:
-            check.refuse(path, message)
+                for path, message, _ in error.problems:
+                    check.refuse(f"tasks.{spec.name}.with.{path.removeprefix('inputs.')}", message)
 
 
 def _handlers(plan: Plan, check: Check) -> dict[str, tuple[str, ...]]:
@@ -168,6 +173,21 @@ def _shape(plan: Plan) -> Shape:
         deadlines_ms=[task.deadline_ms for task in spec.tasks],
         roots=[task for task, row in enumerate(needs) if not row],
     )
+
+
+def _conflicts(plan: Plan) -> list[Problem]:
+    """Tasks that may write the same thing at once, where that shall only be told. Raises SpecError where it is an error."""
+    spec = plan.spec
+    if spec.conflicts == "allow" or not any(task.writes for task in spec.tasks):
+        return []
+    ordered = graph.order(plan.needs, plan.shape.successors)
+    found = list(islice(conflicts(spec.tasks, plan.needs, ordered), MAX_PROBLEMS + 1))
+    problems = [Problem(*told(conflict, spec.tasks)) for conflict in found[:MAX_PROBLEMS]]
+    if len(found) > MAX_PROBLEMS:
+        problems.append(Problem("", "and more conflicts"))
+    if problems and spec.conflicts == "error":
+        raise SpecError(problems)
+    return problems
 
 
 def _order_ms(spec: WorkflowSpec, successors: Sequence[Sequence[int]], ordered: Sequence[int]) -> list[int]:

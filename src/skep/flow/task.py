@@ -135,6 +135,9 @@ Shared: TypeAlias = dict[tuple[bytes, int, int, int], TaskPlan]
 def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared: Shared) -> TaskPlan:
     """The task's plan; what is wrong with it is left with `check`."""
     call = Call(spec.executor, spec.call, spec.args or None, spec.env or None, spec.cwd, spec.isolation)
+    for written in spec.writes:
+        if "${{" in written:
+            check.value(written, f"tasks.{spec.name}.writes", item=spec.map is not None)
     plan = TaskPlan(spec, handles)
     if plan.parks and isinstance(call.call, dict) and "definition" in call.call:
         plan.definition = _encode(call.call["definition"])
