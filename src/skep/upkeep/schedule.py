@@ -7,7 +7,6 @@ fired again, after a crash between the acceptance of the run and the move of the
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -24,6 +23,7 @@ from skep.model.schedule import ScheduleSpec
 from skep.model.spec import WorkflowSpec
 from skep.model.state import RunState
 from skep.record.protocol import Record, RunFilter, ScheduleRow
+from skep.upkeep.stored import Stored
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ SHORTEST_S: Final = 0.001
 LONGEST_S: Final = 60.0
 """The longest sleep while there are schedules: the wall clock may be set."""
 IDLE_S: Final = 3_600.0
-SPECS: Final = 64
-"""Workflows kept decoded."""
 UNFINISHED: Final = (int(RunState.QUEUED), int(RunState.RUNNING), int(RunState.CANCELLING))
 LABEL: Final = "schedule"
 """The label of the runs that a schedule started; its value is the schedule's name."""
@@ -77,7 +75,7 @@ class Starter:
     def __init__(self, record: Record, submit: Submit) -> None:
         self._record = record
         self._submit = submit
-        self._specs: OrderedDict[bytes, WorkflowSpec] = OrderedDict()
+        self._stored = Stored(record)
 
     async def start(self, row: ScheduleRow, spec: ScheduleSpec, run_id: str) -> str:
         """Starts a run; harmless when repeated. Raises NotFoundError (its workflow is not stored any more), SpecError,
@@ -86,9 +84,8 @@ class Starter:
             return (await self._record.run(run_id)).id
         except NotFoundError:
             pass
-        workflow = self._decoded(spec.definition or await self.stored(row.namespace, spec.workflow))
         return await self._submit(
-            workflow,
+            await self._stored.workflow(row.namespace, spec.workflow, spec.definition),
             spec.inputs,
             run_id=run_id,
             namespace=row.namespace,
@@ -96,21 +93,6 @@ class Starter:
             labels={**spec.labels, LABEL: row.name},
             schedule=row.name,
         )
-
-    async def stored(self, namespace: str, workflow: str) -> bytes:
-        """The stored workflow that `name` or `name@version` means. Raises NotFoundError."""
-        name, _, version = workflow.partition("@")
-        return (await self._record.stored_definition(namespace, name, int(version or 0))).body
-
-    def _decoded(self, body: bytes) -> WorkflowSpec:
-        """One object for the same workflow, so that it is compiled once."""
-        spec = self._specs.get(body)
-        if spec is None:
-            spec = self._specs[body] = WorkflowSpec.decode(body)
-            if len(self._specs) > SPECS:
-                self._specs.popitem(last=False)
-        self._specs.move_to_end(body)
-        return spec
 
 
 class ScheduleLoop(Loop):

@@ -1,0 +1,36 @@
+"""Workflows that loops start runs of: stored by name, or written out where they are used."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from skep.model.spec import WorkflowSpec
+from skep.record.protocol import Record
+
+KEPT: Final = 64
+"""Workflows kept decoded."""
+
+
+class Stored:
+    """Answers one object for the same workflow, so that it is compiled once."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._specs: OrderedDict[bytes, WorkflowSpec] = OrderedDict()
+
+    async def workflow(self, namespace: str, name: str, definition: bytes = b"") -> WorkflowSpec:
+        """The workflow of this canonical JSON, else the stored one that `name` or `name@version` means. Raises
+        NotFoundError."""
+        body = definition or await self._body(namespace, name)
+        spec = self._specs.get(body)
+        if spec is None:
+            spec = self._specs[body] = WorkflowSpec.decode(body)
+            if len(self._specs) > KEPT:
+                self._specs.popitem(last=False)
+        self._specs.move_to_end(body)
+        return spec
+
+    async def _body(self, namespace: str, name: str) -> bytes:
+        bare, _, version = name.partition("@")
+        return (await self._record.stored_definition(namespace, bare, int(version or 0))).body
