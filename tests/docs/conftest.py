@@ -3,21 +3,66 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import skep
 
-Terminal = Callable[..., "subprocess.CompletedProcess[str]"]
+
+class Terminal:
+    """Runs command lines in a folder, and gives what they printed, errors and all, as `stdout`."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder = folder
+        self._environment = environment
+        self._servers: list[subprocess.Popen[str]] = []
+
+    def __call__(self, line: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", "-c", line],
+            cwd=folder or self.folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def up(self, line: str, folder: Path) -> None:
+        """Starts a server in the background; returns when it answers."""
+        with (self.folder / ".up.log").open("a") as log:
+            command = ["/bin/sh", "-c", f"exec {line}"]
+            server = subprocess.Popen(command, cwd=folder, env=self._environment, stdout=log, stderr=log, text=True)
+        self._servers.append(server)
+        end = time.monotonic() + 30
+        while self("skep status").returncode != 0:
+            assert server.poll() is None, (self.folder / ".up.log").read_text()
+            assert time.monotonic() < end, (self.folder / ".up.log").read_text()
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        for server in self._servers:
+            for _ in range(3):  # drain, stop, kill
+                server.send_signal(signal.SIGTERM)
+                try:
+                    server.wait(5)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+            server.kill()
+            server.wait()
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Terminal:
-    """Runs a command line in `tmp_path`, or in another folder, and gives what it printed, errors and all, as `stdout`."""
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """A user's terminal in `tmp_path`."""
     tools = tmp_path / ".tools"
     tools.mkdir()
     command = tools / "skep"
@@ -29,17 +74,6 @@ def terminal(tmp_path: Path) -> Terminal:
         "PYTHONPATH": str(Path(skep.__file__).parents[1]),
         "SKEP_HOME": str(tmp_path / ".data"),
     }
-
-    def run(line: str, folder: Path = tmp_path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["/bin/sh", "-c", line],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return run
+    made = Terminal(tmp_path, environment)
+    yield made
+    made.close()

@@ -5,7 +5,8 @@
 - `<!-- run ARGUMENTS -->` in the line above one of these: it goes through `skep run FILE ARGUMENTS`, and must succeed.
   `<!-- run ARGUMENTS : CODE -->` says which exit code it has instead.
 - `console`: its `$` lines are run in a folder that holds the files of the blocks before it; the lines below each, if any, must
-  be in what it prints, in this order; `…` stands for any text.
+  be in what it prints, in this order; `…` stands for any text. A line that ends with ` &` starts a server, for the rest of
+  the block.
 
 A block's file name is the one in brackets in the text above it: (`hello.yaml`).
 """
@@ -35,6 +36,7 @@ _NOT_HERE = ("make ",)
 
 class Terminal(Protocol):
     def __call__(self, line: str, folder: Path = ...) -> CompletedProcess[str]: ...
+    def up(self, line: str, folder: Path) -> None: ...
 
 
 class Block(NamedTuple):
@@ -114,6 +116,9 @@ def test_commands_run(block: Block, terminal: Terminal, tmp_path: Path) -> None:
         (folder / "examples").symlink_to(ROOT / "examples")
     for command, shown in _commands(block.text):
         if command.startswith(_NOT_HERE):
+            continue
+        if command.endswith(" &"):
+            terminal.up(command.removesuffix(" &"), folder)
             continue
         ended = terminal(command, folder)
         said = f"{block.place}: $ {command}\nexit code {ended.returncode}\n{ended.stdout}"
