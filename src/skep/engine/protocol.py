@@ -67,8 +67,9 @@ FORGET_MS: Final = 60_000
 class Load(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A chunk of a run: tasks `first` to `first + count`. Identity: run and chunk.
 
-    A run that the record knows already comes with what it knows. Its tasks are then those of the shape and, after them, the
-    children of `families`; a task that is not in `restored` waits. One that was running is ready again, under its old attempt
+    A run that the record knows already comes with what it knows, which may be anything between two of its events. Its tasks
+    are then those of the shape and, after them, the children of `families`; a task that is not in `restored` waits. `open`
+    makes what was ready or running ready again, as far as it can start, and says so. One that was running keeps its attempt
     number: its node may come and have it adopted; if it is placed in place of that, the attempt counts as lost.
     """
 
@@ -93,7 +94,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     cancelling: str = ""
     """Why it was being cancelled, if it was."""
     ended: bool = False
-    """It has ended, and a recorded `retry` above `command` follows: `open` lets nothing out and tells no end."""
+    """It has ended, and a recorded `retry` above `command` follows: `open` lets nothing out and tells nothing. If that retry is
+    refused, the end is told again."""
 
 
 class ReadyClass(NamedTuple):
@@ -228,8 +230,9 @@ class Resolve(msgspec.Struct, frozen=True, gc=False):
 class Adopt(msgspec.Struct, frozen=True, gc=False):
     """A lease of an earlier engine goes on under a new token. Identity: the old token.
 
-    The task must be ready, and `attempt` its last attempt (which was running) or the next one (whose grant was not recorded);
-    else `superseded`. What the lease takes and claims is taken whether it fits or not: it is in use.
+    The task must be able to start, or be delayed, and `attempt` its last attempt (which was running) or the next one (whose
+    grant was not recorded); a map child must be the one it was. Else `superseded`. What the lease takes and claims is taken
+    whether it fits or not: it is in use.
     """
 
     run: str
@@ -243,7 +246,10 @@ class Adopt(msgspec.Struct, frozen=True, gc=False):
     claims: tuple[Claim, ...] = ()
     locks: tuple[HeldLock, ...] = ()
     ended: bool = False
-    """The attempt has ended already, and only its outcome is to be told: the node is told nothing."""
+    """The attempt has ended already, and only its outcome is to be told: the node is told nothing, and need not list it."""
+    parent: int = -1
+    """For a map child: its parent, and its place in the list."""
+    child: int = -1
 
 
 class Adoption(NamedTuple):
@@ -317,6 +323,8 @@ class LiveTask(NamedTuple):
     first: int = -1
     """For a map parent that was expanded: the index of its first child, `children` of them in a row."""
     children: int = 0
+    failures: int = 0
+    """Attempts that failed, lost ones not counted."""
 
 
 class Promoted(NamedTuple):
@@ -374,6 +382,10 @@ class Engine(Protocol):
     async def resolve(self, items: Sequence[Resolve]) -> list[Answer]: ...
     async def adopt(self, items: Sequence[Adopt]) -> list[Adoption]:
         """The node gets an `Adopted` in its inbox. `not_found`: no such run, task or node."""
+        ...
+
+    async def dismiss(self, items: Sequence[tuple[str, Token]]) -> list[Answer]:
+        """Tells nodes that leases they presented are theirs no more: `Stop(token, "superseded")`. Identity: node, token."""
         ...
 
     async def tasks(self, run: str, tasks: Sequence[int]) -> list[LiveTask]:

@@ -73,7 +73,7 @@ S, F, C, K = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskSta
 
 MOVES: tuple[Move, ...] = (
     Move("load", None, W, "loaded"),
-    # `unblock` and `join` are not called by anyone: they follow, in the same atomic step, from the end of another task.
+    # `unblock`, `join`, `follow` and `lapse` are not called by anyone: they come with another step, in the same moment.
     Move("unblock", W, R, "ready"),
     Move("join", P, S, "succeeded"),
     Move("join", P, F, "failed"),
@@ -81,6 +81,8 @@ MOVES: tuple[Move, ...] = (
     Move("join", P, K, "skipped"),
     # Children that a `retry` made wait again end with their parent when it is settled in another way.
     Move("follow", W, K, "skipped"),
+    # An attempt of an earlier engine, whose node did not come: it counts as lost when its task is placed.
+    Move("lapse", R, R, "returned"),
     Move("place", R, L, "granted"),
     Move("place", R, K, "skipped"),
     Move("place", R, P, "parked"),
@@ -91,6 +93,7 @@ MOVES: tuple[Move, ...] = (
     Move("fail", L, D, "retrying", lease=True),
     Move("fail", L, R, "retrying", lease=True),
     Move("fail", L, C, "cancelled", lease=True),
+    Move("fail", L, R, "returned", lease=True),
     Move("snooze", L, D, "snoozed", lease=True),
     Move("snooze", L, C, "cancelled", lease=True),
     Move("park", L, P, "parked", lease=True),
@@ -98,6 +101,11 @@ MOVES: tuple[Move, ...] = (
     Move("resolve", P, S, "succeeded"),
     Move("resolve", P, F, "failed"),
     Move("resolve", P, R, "ready"),
+    Move("resolve", P, R, "retrying"),
+    Move("resolve", P, D, "retrying"),
+    Move("resolve", P, C, "cancelled"),
+    Move("adopt", R, L, "adopted"),
+    Move("adopt", D, L, "adopted"),
     Move("promote", D, R, "ready"),
     *(Move("cancel", state, C, "cancelled") for state in (W, D, R, P)),
     Move("reap", L, R, "returned"),

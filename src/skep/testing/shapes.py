@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from skep.engine.protocol import (
     OK,
+    Adopt,
     Answer,
     Done,
     Engine,
@@ -93,14 +95,28 @@ class RunHistory:
             self.needs[then].append(first)
         self.states: list[TaskState] = []
         self.attempts: list[int] = []
+        self.due_ms: dict[int, int] = {}
         self.reasons: dict[int, str] = {}
         """Why a task came to its state, as its last event says."""
+        self.data: dict[int, bytes] = {}
+        """What a parked task waits for."""
         self.leases: dict[int, Lease] = {}
         self.children: dict[int, range] = {}
         self.paused = False
         self.cancelling = False
         self.end: tuple[int, str] | None = None
         """State and reason, once it has ended."""
+        self.known = False
+        """Whether an earlier engine had it, and this one has not loaded it yet."""
+
+    def left(self, now_ms: int) -> None:
+        """Its engine is gone: what was ready, running or due has to be let out again."""
+        for task, state in enumerate(self.states):
+            due = state == TaskState.DELAYED and self.due_ms[task] <= now_ms
+            if due or state in (TaskState.READY, TaskState.RUNNING):
+                self.states[task] = TaskState.WAITING
+        self.leases.clear()
+        self.known = True
 
     def grow(self, size: int) -> None:
         missing = size - len(self.states)
@@ -139,6 +155,22 @@ class History:
         self.runs: dict[str, RunHistory] = {}
         self.nodes: set[str] = set()
         self.token = Token(0, 0)
+        self._before: dict[str, RunHistory] = {}
+        """Runs as they were when this engine was opened."""
+
+    def reopened(self, epoch: int, count: int, now_ms: int) -> History:
+        """The history of the next engine, when the record has the first `count` events of this one."""
+        told = History(self.epoch)
+        told.graphs = self.graphs
+        told.runs = copy.deepcopy(self._before)
+        for event in self.events[:count]:
+            told.fold(event)
+        after = History(epoch)
+        after.graphs, after.runs = self.graphs, told.runs
+        for run in after.runs.values():
+            run.left(now_ms)
+        after._before = copy.deepcopy(after.runs)
+        return after
 
     def fold(self, event: Event) -> None:
         assert event.n == len(self.events) + 1, f"expected event {len(self.events) + 1}, found {event}"
@@ -153,7 +185,9 @@ class History:
                 pass
             case "loaded":
                 run = self.runs.setdefault(event.run, RunHistory(self.graphs.get(event.run)))
-                run.grow(len(run.states) + event.count)
+                run.grow(event.count if run.known else len(run.states) + event.count)
+                assert len(run.states) == event.count, f"loaded with another size: {event}"
+                run.known = False
             case _:
                 self._fold_run(event, self.runs[event.run])
 
@@ -183,16 +217,27 @@ class History:
         if source == TaskState.RUNNING:
             lease = run.leases.pop(task)
             assert not event.token or (event.token, event.token_epoch) == (lease.token.n, lease.token.epoch), event
+        if event.kind == "parked" and event.first < 0:
+            assert event.attempt == run.attempts[task] + (not event.token), f"parking is an attempt: {event}"
+            run.attempts[task] = event.attempt
+            run.data[task] = event.data
+        if source == TaskState.PARKED and task not in run.children and event.kind not in ("ready", "skipped"):
+            assert event.attempt == run.attempts[task], f"an attempt ended: {event}"
         if event.kind == "granted":
             token = Token(event.token_epoch or self.epoch, event.token or event.n)
             assert token > self.token, f"tokens grow: {event}"
             assert event.attempt == run.attempts[task] + 1, f"attempts count by one: {event}"
             self.token, run.attempts[task] = token, event.attempt
             run.leases[task] = Lease(token, event.node, event.attempt)
+        if event.kind == "adopted":
+            # The task may have begun anew under a number of which the record did not know.
+            assert event.attempt in (run.attempts[task], run.attempts[task] + 1), event
+            self.token, run.attempts[task] = Token(self.epoch, event.n), event.attempt
+            run.leases[task] = Lease(self.token, event.node, event.attempt)
         if event.count:
             run.children[task] = range(event.first, event.first + event.count)
             run.grow(event.first + event.count)
-        run.states[task], run.reasons[task] = target, event.reason
+        run.states[task], run.reasons[task], run.due_ms[task] = target, event.reason, event.due_ms
 
 
 class MovableClock(Protocol):
@@ -265,6 +310,16 @@ class Driver:
         await self.read()
         return self.history.runs[run].end
 
+    async def adopt(self, item: Adopt) -> Answer:
+        """Said twice; an adopted lease is found with `token`."""
+        answer = (await self.engine.adopt([item]))[0]
+        await self.read()
+        assert (await self.engine.adopt([item]))[0] == answer
+        assert not await self.read(), "a repeat added an event"
+        if answer.answer == OK:
+            assert answer.token == self.token(item.task, item.run)
+        return answer.answer
+
     # nodes
 
     async def node(self, name: str = "n", incarnation: int = 1, slots: int = 1_000, beats: bool = True, **info: Any) -> Answer:
@@ -316,10 +371,10 @@ class Driver:
         assert await self.tell("place", Expand(run, task, found.version, found.failing, count)) == OK
         return self.history.runs[run].children.get(task, range(0))
 
-    async def wait(self, task: int = 0, reason: str = "approval", run: str = "r") -> None:
+    async def wait(self, task: int = 0, reason: str = "approval", run: str = "r", data: bytes = b"") -> None:
         """Parks a ready task."""
         found = await self.find(task, run)
-        assert await self.tell("place", Park(run, task, found.version, found.failing, reason)) == OK
+        assert await self.tell("place", Park(run, task, found.version, found.failing, reason, data)) == OK
 
     async def complete(self, task: int = 0, run: str = "r") -> None:
         assert await self.tell("complete", Done(run, task, self.token(task, run))) == OK

@@ -13,11 +13,14 @@ from skep.engine.memory.nodes import NodeVerbs
 from skep.engine.memory.runs import RunVerbs
 from skep.engine.memory.tasks import TaskVerbs
 from skep.engine.protocol import (
+    Adopt,
+    Adoption,
     Answer,
     Ask,
     Beat,
     Decision,
     Done,
+    EngineStats,
     Failure,
     InboxEntry,
     LiveTask,
@@ -110,6 +113,12 @@ class MemoryEngine:
     async def resolve(self, items: Sequence[Resolve]) -> list[Answer]:
         return self._told(self.core.resolve(self._clock.now_ms(), items))
 
+    async def adopt(self, items: Sequence[Adopt]) -> list[Adoption]:
+        return self._told(self.core.adopt(self._clock.now_ms(), items))
+
+    async def dismiss(self, items: Sequence[tuple[str, Token]]) -> list[Answer]:
+        return self._told(self.core.dismiss(self._clock.now_ms(), items))
+
     async def promote(self) -> Promoted:
         return self._told(self.core.promote(self._clock.now_ms()))
 
@@ -125,8 +134,8 @@ class MemoryEngine:
     async def drain(self, nodes: Sequence[str], on: bool = True) -> list[Answer]:
         return self._told(self.core.drain(self._clock.now_ms(), nodes, on))
 
-    async def retire(self, nodes: Sequence[tuple[str, int]]) -> list[Answer]:
-        return self._told(self.core.retire(self._clock.now_ms(), nodes))
+    async def retire(self, nodes: Sequence[tuple[str, int]], *, lost: bool = False) -> list[Answer]:
+        return self._told(self.core.retire(self._clock.now_ms(), nodes, lost))
 
     async def claim(self, items: Sequence[Ask]) -> list[Answer]:
         return self._told(self.core.claim(self._clock.now_ms(), items))
@@ -148,6 +157,9 @@ class MemoryEngine:
 
     async def nodes(self) -> list[LiveNode]:
         return self.core.list_nodes()
+
+    async def stats(self) -> EngineStats:
+        return self.core.stats()
 
     async def events(self, after: int, limit: int) -> list[Event]:
         return self.core.events(after, limit)

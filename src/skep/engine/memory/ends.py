@@ -5,12 +5,9 @@ All of it is bounded: what one call may not release any more is left to a cursor
 
 from __future__ import annotations
 
-from skep.engine.memory.live import (
-    BY_RETURN,
-    Family,
-    Lease,
-    LiveRun,
-)
+from typing import Any
+
+from skep.engine.memory.live import BY_RETURN, Family, Lease, LiveRun
 from skep.engine.memory.state import CANCELLED, END_KINDS, FAILED, PARKED, RUNNING, SKIPPED, SUCCEEDED, WAITING, State
 from skep.engine.protocol import FORGET_MS
 from skep.model.run import Policy
@@ -22,40 +19,38 @@ class Ends(State):
 
     def return_lease(self, lease: Lease, reason: str) -> None:
         """The node is gone: the task may be tried elsewhere, at once."""
-        run, task = lease.run, lease.task
-        keeps = bool(lease.claims or lease.asks) and reason == "lost" and lease.node.beats
         kept: list[str] = []
-        if keeps:
+        if (lease.claims or lease.asks) and reason == "lost" and lease.node.beats:
             # The attempt may still be under way there: its node ends it 12 s after the last beat, so 15 s is safe.
             kept += [claim.key for claim in lease.claims]
             kept += [key for key, asked in (lease.asks or {}).items() if not asked.number]
             lease.claims = ()
             lease.asks = {key: asked for key, asked in (lease.asks or {}).items() if asked.number}
         self.end_lease(lease, BY_RETURN)
-        if kept:
-            for key in kept:
-                self.push(self.limits, lease.node.beat_ms + 15_000, "claim", key, task, lease.n)
+        for key in kept:
+            self.push(self.limits, lease.node.beat_ms + 15_000, "claim", key, lease.task, lease.n)
+        self.lose(lease, reason, {"node": lease.node.info.id})
+
+    def lose(self, lease: Lease, reason: str, said: dict[str, Any]) -> None:
+        """The attempt ended through no fault of its own. `said`: what is known of its end, for the event."""
+        run, task = lease.run, lease.task
+        said |= {"attempt": lease.attempt, "token": lease.n, "token_epoch": self.epoch}
         lost = run.lost[task] = run.lost.get(task, 0) + (reason == "lost")
         if run.state is RunState.CANCELLING:
-            self.emit(
-                "cancelled", run.id, task, attempt=lease.attempt, token=lease.n, token_epoch=self.epoch, reason=run.reason
-            )
+            self.emit("cancelled", run.id, task, reason=run.reason, **said)
             self.end_task(run, task, CANCELLED)
         elif lost >= self.max_lost:
-            self.emit("failed", run.id, task, attempt=lease.attempt, token=lease.n, token_epoch=self.epoch, reason="node_lost")
+            self.emit("failed", run.id, task, reason="node_lost", **said)
             self.end_task(run, task, FAILED)
         else:
-            self.emit(
-                "returned",
-                run.id,
-                task,
-                attempt=lease.attempt,
-                token=lease.n,
-                token_epoch=self.epoch,
-                node=lease.node.info.id,
-                reason=reason,
-            )
+            self.emit("returned", run.id, task, reason=reason, **said)
             self.make_ready(run, task, told=True)
+
+    def lapse(self, run: LiveRun, task: int) -> None:
+        """Nobody came for the attempt that ran under an earlier engine: it is lost."""
+        run.orphans.discard(task)
+        run.lost[task] = run.lost.get(task, 0) + 1
+        self.emit("returned", run.id, task, attempt=run.attempts[task], reason="lost")
 
     def end_task(self, run: LiveRun, task: int, state: int) -> None:
         """The task has ended: its event is written; now its consequences."""
@@ -63,6 +58,9 @@ class Ends(State):
         run.unfinished -= 1
         if run.held or run.waiter:
             self.leave_waiting(run, task)
+        if run.parked or run.orphans:
+            run.orphans.discard(task)
+            self.unpark(run, task)
         if state == FAILED:
             self._failed(run, run.policy(task))
         family = run.families.get(task)
@@ -96,7 +94,7 @@ class Ends(State):
                 self.make_ready(run, successor)
         self.budget -= end - position
         if end < len(successors):
-            self._leave_cursor(run, ("unblock", task, end))
+            self.leave_cursor(run, ("unblock", task, end))
 
     def _child_ended(self, run: LiveRun, family: Family, task: int, state: int) -> None:
         family.ended += 1
@@ -126,7 +124,7 @@ class Ends(State):
             self.budget -= 1
         family.released = task - family.first
         if task < end and family.out < family.window:
-            self._leave_cursor(run, ("map", family.parent, 0))
+            self.leave_cursor(run, ("map", family.parent, 0))
 
     def join(self, run: LiveRun, family: Family) -> None:
         """The last child has ended: so does its parent."""
@@ -146,21 +144,21 @@ class Ends(State):
         family = run.families.pop(parent, None)
         if family is None:
             return
-        left = [task for task in range(family.first, family.first + family.count) if run.states[task] < SUCCEEDED]
+        left = [task for task in family.tasks if run.states[task] < SUCCEEDED]
         if left:
             self.emit("skipped", run.id, tasks=tuple(left), reason="upstream")
             for task in left:
                 self.end_task(run, task, SKIPPED)
 
-    def begin_cancel(self, run: LiveRun, reason: str) -> None:
+    def begin_cancel(self, run: LiveRun, reason: str, command: int = 0) -> None:
         """Sets the run cancelling and leaves the sweep to a cursor."""
         if run.state is not RunState.RUNNING:
             return
         run.state = RunState.CANCELLING
         run.reason = reason
-        self.emit("cancelling", run.id, reason=reason)
+        self.emit("cancelling", run.id, reason=reason, command=command)
         run.cursors.clear()  # nothing more is let out; what was not, is swept
-        self._leave_cursor(run, ("cancel", -1, 0))
+        self.leave_cursor(run, ("cancel", -1, 0))
 
     def _sweep(self, run: LiveRun, position: int) -> None:
         self.flush()  # what became ready in this very call is told before it is told to be cancelled
@@ -175,9 +173,13 @@ class Ends(State):
             elif state < SUCCEEDED and not (state == PARKED and task in run.families):
                 swept.append(task)
         if end < len(run.states):
-            self._leave_cursor(run, ("cancel", -1, end))
-        if swept:
-            self.emit("cancelled", run.id, tasks=tuple(swept), reason=run.reason)
+            self.leave_cursor(run, ("cancel", -1, end))
+        together = tuple(task for task in swept if not run.left_attempt(task))
+        if together:
+            self.emit("cancelled", run.id, tasks=together, reason=run.reason)
+        if len(together) < len(swept):
+            for task in filter(run.left_attempt, swept):
+                self.emit("cancelled", run.id, task, attempt=run.attempts[task], reason=run.reason)
         for task in stopped:
             self.stop(self.leases[run.tokens[task]], "cancel")
         for task in swept:
@@ -185,17 +187,18 @@ class Ends(State):
         for task in swept:
             self.end_task(run, task, CANCELLED)
 
-    def _open(self, run: LiveRun, position: int) -> None:
-        roots = run.shape.roots
+    def let_out(self, run: LiveRun, position: int) -> None:
+        """Lets out what needs nothing, as far as the budget goes."""
+        roots = run.roots
         end = min(len(roots), position + max(self.budget, 0))
         for at in range(position, end):
             if run.states[roots[at]] == WAITING:
                 self.make_ready(run, roots[at])
         self.budget -= end - position
         if end < len(roots):
-            self._leave_cursor(run, ("open", -1, end))
+            self.leave_cursor(run, ("open", -1, end))
 
-    def _leave_cursor(self, run: LiveRun, cursor: tuple[str, int, int]) -> None:
+    def leave_cursor(self, run: LiveRun, cursor: tuple[str, int, int]) -> None:
         run.cursors.append(cursor)
         self.sweeping[run.id] = run
         self.stirred.add("due")
@@ -214,11 +217,16 @@ class Ends(State):
             elif kind == "cancel":
                 self._sweep(run, position)
             else:
-                self._open(run, position)
+                self.let_out(run, position)
         if run.cursors:
             self.sweeping[run.id] = run
 
     def _end_run(self, run: LiveRun) -> None:
+        self.close_run(run)
+        self.tell_end(run)
+
+    def close_run(self, run: LiveRun) -> None:
+        """All of it has ended, and so has the run."""
         if run.state is RunState.CANCELLING:
             cancelled = run.reason not in ("timeout", "task_failed")
             run.state = RunState.CANCELLED if cancelled else RunState.FAILED
@@ -229,5 +237,7 @@ class Ends(State):
         run.cursors.clear()
         self.sweeping.pop(run.id, None)
         self.live_tasks -= len(run.states)
+
+    def tell_end(self, run: LiveRun) -> None:
         run.ended_n = self.emit("ended", run.id, state=int(run.state), reason=run.reason)
         self.ended.append((run.ended_n, self.now_ms + FORGET_MS, run))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from skep.engine.protocol import InboxEntry, Load
-from skep.model.node import Grant, LockGrant, NodeInfo, Stop
-from skep.model.run import Claim, Policy, ReadyTask, Shape
+from skep.model.node import Adopted, Grant, LockGrant, NodeInfo, Stop
+from skep.model.run import Claim, Policy, ReadyTask, Shape, Token
 from skep.model.state import RunState, TaskState
 
+WAITING = int(TaskState.WAITING)
+DELAYED = int(TaskState.DELAYED)
 READY = int(TaskState.READY)
+RUNNING = int(TaskState.RUNNING)
+PARKED = int(TaskState.PARKED)
 SUCCEEDED = int(TaskState.SUCCEEDED)
 FAILED = int(TaskState.FAILED)
 SKIPPED = int(TaskState.SKIPPED)
@@ -40,12 +45,17 @@ class Family:
         self.cancelled = False
         self.skipped = False
 
+    @property
+    def tasks(self) -> range:
+        return range(self.first, self.first + self.count)
+
 
 class LiveRun:
     """One run. Lists are indexed by task; dictionaries hold what few tasks have."""
 
     __slots__ = (
         "accepted_ms",
+        "adopted",
         "attempts",
         "children",
         "command",
@@ -62,10 +72,16 @@ class LiveRun:
         "met_skips",
         "namespace",
         "opened",
+        "orphans",
+        "parked",
         "paused",
         "pending",
         "reason",
         "resolved",
+        "resting",
+        "restored",
+        "retried",
+        "roots",
         "scores",
         "shape",
         "size",
@@ -90,11 +106,17 @@ class LiveRun:
         self.timeout_ms = load.timeout_ms
         self.command = load.command
         self.paused = load.paused
-        self.state = RunState.RUNNING
-        self.reason = ""
+        self.state = RunState.CANCELLING if load.cancelling else RunState.RUNNING
+        self.reason = load.cancelling
         self.failing = False
         self.loaded = 0
         self.opened = False
+        self.restored = False
+        """Whether it came with what the record knows."""
+        self.retried = load.ended
+        """Whether it was loaded, ended, to be retried."""
+        self.roots: Sequence[int] = shape.roots
+        """What `open` lets out."""
         self.unfinished = size
         self.states = bytearray(size)
         self.pending = list(shape.pending)
@@ -109,6 +131,14 @@ class LiveRun:
         self.met_skips: set[int] = set()
         self.resolved: dict[int, set[str]] = {}
         """Who has resolved a parked task, by the names they gave."""
+        self.parked: set[int] = set()
+        """Tasks that wait for a person, a child run or an event; not maps."""
+        self.resting = False
+        """Whether only its parked tasks can move it: then it is not counted as live."""
+        self.orphans: set[int] = set()
+        """Tasks whose last attempt ran under an earlier engine and was neither adopted nor given up."""
+        self.adopted: dict[Token, int] = {}
+        """The old token of an adopted lease to the number of the new one."""
         self.timed = any(shape.deadlines_ms)
         self.ended_n = 0
         """Number of the event of its last end."""
@@ -136,6 +166,30 @@ class LiveRun:
         if state == SKIPPED:
             return task in self.met_skips
         return state == FAILED and self.policy(task) == Policy.CONTINUE
+
+    def may_start(self, task: int) -> bool:
+        """Whether nothing but a cursor that has not come so far holds a waiting task back."""
+        if self.states[task] != WAITING:
+            return False
+        if task < self.size:
+            return self.pending[task] == 0
+        family = self.children[task - self.size]
+        alive = self.families.get(family.parent) is family and self.states[family.parent] == PARKED
+        return alive and task - family.first < family.released
+
+    def ready_ms(self, task: int) -> int:
+        """Since when the task is ready."""
+        return self.scores[task] + self.shape.order_ms[self.base(task)]
+
+    def left_attempt(self, task: int) -> bool:
+        """Whether an attempt ends with the task, though it holds no lease: it is parked, or ran under an earlier engine."""
+        return task in self.parked or task in self.orphans
+
+    @property
+    def busy(self) -> bool:
+        """Whether it can move without anyone from outside."""
+        states = self.states
+        return READY in states or RUNNING in states or DELAYED in states or bool(self.cursors)
 
     def grow(self, family: Family) -> None:
         """Adds the family's children, all waiting."""
@@ -169,7 +223,7 @@ class Asked(NamedTuple):
 class Lease:
     """The right of one node to make one attempt."""
 
-    __slots__ = ("asks", "attempt", "claims", "n", "node", "run", "takes", "task")
+    __slots__ = ("asks", "attempt", "claims", "ended", "n", "node", "run", "takes", "task")
 
     def __init__(
         self,
@@ -190,12 +244,14 @@ class Lease:
         self.claims = claims
         self.asks: dict[str, Asked] | None = None
         """Locks taken, or waited for, inside the task."""
+        self.ended = False
+        """Adopted after its end, only to have its outcome told."""
 
 
 class LiveNodeState:
     """A node, what of it is free, and its inbox."""
 
-    __slots__ = ("beat_ms", "beats", "draining", "free", "inbox", "info", "leases", "number")
+    __slots__ = ("beat_ms", "beats", "dismissed", "draining", "free", "inbox", "info", "leases", "number")
 
     def __init__(self, info: NodeInfo, beats: bool, now_ms: int) -> None:
         self.info = info
@@ -206,6 +262,7 @@ class LiveNodeState:
         self.leases: dict[int, Lease] = {}
         self.inbox: deque[InboxEntry] = deque()
         self.number = 0
+        self.dismissed: set[Token] = set()
 
     def take(self, takes: tuple[tuple[str, int], ...]) -> bool:
         """Takes all of what an attempt needs, or nothing and says False."""
@@ -218,11 +275,16 @@ class LiveNodeState:
             free[resource] = left
         return True
 
+    def take_anyway(self, takes: tuple[tuple[str, int], ...]) -> None:
+        """What is in use is in use, though it be more than there is."""
+        for resource, units in takes:
+            self.free[resource] = self.free.get(resource, 0) - units
+
     def give_back(self, takes: tuple[tuple[str, int], ...]) -> None:
         for resource, units in takes:
             self.free[resource] += units
 
-    def give(self, entry: Grant | Stop | LockGrant) -> None:
+    def give(self, entry: Grant | Stop | LockGrant | Adopted) -> None:
         self.number += 1
         self.inbox.append(InboxEntry(self.number, entry))
 

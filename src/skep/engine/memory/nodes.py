@@ -18,6 +18,7 @@ from skep.engine.protocol import (
     Answer,
     Ask,
     Beat,
+    EngineStats,
     InboxEntry,
     Promoted,
     Register,
@@ -26,6 +27,7 @@ from skep.errors import NotFoundError
 from skep.model.event import Event
 from skep.model.node import LiveNode, LockGrant
 from skep.model.run import Claim, Token
+from skep.model.state import TaskState
 
 
 class NodeVerbs(Ends):
@@ -70,9 +72,10 @@ class NodeVerbs(Ends):
             return NOT_FOUND
         node.beat_ms = self.now_ms
         listed = {token[1] for token in item.leases if token[0] == self.epoch}
-        unseen = {e.entry.token.n for e in node.inbox if e.number > item.seen}
+        unseen = {e.entry.token.n for e in node.inbox if e.number > item.seen and e.entry.token.epoch == self.epoch}
         for n in sorted(node.leases.keys() - listed - unseen):
-            self.return_lease(node.leases[n], "unlisted")
+            if not node.leases[n].ended:
+                self.return_lease(node.leases[n], "unlisted")
         return OK
 
     def drain(self, now_ms: int, nodes: Sequence[str], on: bool = True) -> list[Answer]:
@@ -91,8 +94,8 @@ class NodeVerbs(Ends):
             answers.append(OK)
         return answers
 
-    def retire(self, now_ms: int, nodes: Sequence[tuple[str, int]]) -> list[Answer]:
-        """Nodes leave in good order."""
+    def retire(self, now_ms: int, nodes: Sequence[tuple[str, int]], lost: bool = False) -> list[Answer]:
+        """Nodes leave, in good order or not."""
         self.begin(now_ms)
         answers: list[Answer] = []
         for name, incarnation in nodes:
@@ -101,13 +104,28 @@ class NodeVerbs(Ends):
                 answers.append(NOT_FOUND)
                 continue
             if node is not None and node.info.incarnation == incarnation:
-                self._leave(node, "retired")
+                self._leave(node, "lost" if lost else "retired")
             answers.append(OK)  # also when it has left before
         self.flush()
         return answers
 
     def list_nodes(self) -> list[LiveNode]:
         return [LiveNode(node.info, dict(node.free), len(node.leases), node.draining) for node in self.nodes.values()]
+
+    def stats(self) -> EngineStats:
+        """Counts over all unfinished runs."""
+        states = [0] * len(TaskState)
+        runs, oldest_ms = 0, 0
+        for run in self.runs.values():
+            if run.state.ended or not run.opened:
+                continue
+            runs += 1
+            for state in TaskState:
+                states[state] += run.states.count(state)
+            if READY in run.states:
+                since_ms = min(run.ready_ms(task) for task, state in enumerate(run.states) if state == READY)
+                oldest_ms = min(oldest_ms or since_ms, since_ms)
+        return EngineStats(tuple(states), runs, self.live_tasks, oldest_ms)
 
     def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
         """The node's inbox above `after`; what stands before is forgotten."""
@@ -233,7 +251,8 @@ class NodeVerbs(Ends):
             return True
         if state == READY:
             self.flush()  # it may have become ready in this very call
-        self.emit("failed", run.id, task, reason="deadline")
+        attempt = run.attempts[task] if run.left_attempt(task) else 0
+        self.emit("failed", run.id, task, attempt=attempt, reason="deadline")
         self.end_task(run, task, FAILED)
         return True
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from skep.engine.memory.ends import Ends
 from skep.engine.memory.live import LiveRun
+from skep.engine.memory.restore import Restores
 from skep.engine.memory.state import CANCELLED, FAILED, SKIPPED, SUCCEEDED, WAITING
 from skep.engine.protocol import (
     EXPIRED,
@@ -13,7 +13,6 @@ from skep.engine.protocol import (
     LOAD_VALID_MS,
     NOT_FOUND,
     OK,
-    RELEASE_LIMIT,
     WRONG_STATE,
     Answer,
     Load,
@@ -23,7 +22,7 @@ from skep.model.run import MAX_TASKS, Policy
 from skep.model.state import RunState
 
 
-class RunVerbs(Ends):
+class RunVerbs(Restores):
     """Load to retry."""
 
     def load(self, now_ms: int, items: Sequence[Load]) -> list[Answer]:
@@ -40,12 +39,17 @@ class RunVerbs(Ends):
         if run is None:
             if item.first != 0:
                 return NOT_FOUND
-            if self.live_tasks + item.shape.size > MAX_TASKS:
+            size = max([item.shape.size, *(first + count for _, first, count in item.families)])
+            if self.live_tasks + size > MAX_TASKS and not item.child:
                 return FULL
             run = self.runs[item.run] = LiveRun(item)
-            self.live_tasks += run.size
+            self.take_families(run, item.families)
+            self.live_tasks += size
         elif item.first != run.loaded:
             return WRONG_STATE
+        if item.restored or item.families:
+            run.restored = True
+            self.take_back(run, item.restored)
         run.loaded += item.count
         return OK
 
@@ -62,20 +66,33 @@ class RunVerbs(Ends):
             return NOT_FOUND
         if run.opened:
             return OK
-        if run.loaded < run.size:
+        if run.loaded < len(run.states):
             return WRONG_STATE
         run.opened = True
-        self.emit("loaded", run.id, count=run.size)
+        if run.restored:
+            self.restore(run)
+        if run.retried and not run.unfinished:
+            self.close_run(run)
+            return OK
+        # A run that is being cancelled says so in the same event, so that no part of the record can have one without the other.
+        cancelling = run.state is RunState.CANCELLING
+        self.emit("loaded", run.id, count=len(run.states), state=int(run.state) if cancelling else -1, reason=run.reason)
+        self._set_limits(run)
+        if not run.unfinished:
+            self._end_run(run)
+        elif run.restored or cancelling:
+            self.resume_restored(run)
+        else:
+            self.let_out(run, 0)
+        return OK
+
+    def _set_limits(self, run: LiveRun) -> None:
         if run.timeout_ms:
             self.push(self.limits, run.accepted_ms + run.timeout_ms, "timeout", run.id)
-        for task, deadline_ms in enumerate(run.shape.deadlines_ms):
-            if deadline_ms:
-                self.push(self.limits, run.accepted_ms + deadline_ms, "deadline", run.id, task)
-        if run.size:
-            self._open(run, 0)
-        else:
-            self._end_run(run)
-        return OK
+        if run.timed:
+            for task, state in enumerate(run.states):
+                if state < SUCCEEDED and (deadline_ms := run.shape.deadlines_ms[run.base(task)]):
+                    self.push(self.limits, run.accepted_ms + deadline_ms, "deadline", run.id, task)
 
     # -- commands
 
@@ -105,7 +122,7 @@ class RunVerbs(Ends):
     def _cancel(self, run: LiveRun, item: RunCommand) -> Answer:
         if run.state.ended:
             return WRONG_STATE
-        self.begin_cancel(run, item.reason or "cancelled")
+        self.begin_cancel(run, item.reason or "cancelled", item.number)
         self.advance(run)
         return OK
 
@@ -118,7 +135,7 @@ class RunVerbs(Ends):
             return WRONG_STATE
         if not run.paused:
             run.paused = True
-            self.emit("paused", run.id, reason=item.reason)
+            self.emit("paused", run.id, reason=item.reason, command=item.number)
         return OK
 
     def resume(self, now_ms: int, items: Sequence[RunCommand]) -> list[Answer]:
@@ -130,7 +147,7 @@ class RunVerbs(Ends):
             return WRONG_STATE
         if run.paused:
             run.paused = False
-            self.emit("resumed", run.id, reason=item.reason)
+            self.emit("resumed", run.id, reason=item.reason, command=item.number)
             held = tuple(run.held)
             run.held.clear()
             for task in held:
@@ -142,7 +159,7 @@ class RunVerbs(Ends):
         return self._command(now_ms, items, self._retry)
 
     def _retry(self, run: LiveRun, item: RunCommand) -> Answer:
-        if not run.state.ended or any(not 0 <= task < run.size for task in item.tasks):
+        if not run.state.ended:
             return WRONG_STATE
         if self.live_tasks + len(run.states) > MAX_TASKS:
             return FULL
@@ -151,7 +168,9 @@ class RunVerbs(Ends):
             for task in range(run.size)
             if run.states[task] in (FAILED, CANCELLED) or (run.states[task] == SKIPPED and task not in run.met_skips)
         ]
-        if not named:
+        if not named or not all(0 <= task < run.size for task in named):
+            if not run.ended_n:
+                self.tell_end(run)  # it was loaded for this retry alone
             return WRONG_STATE
         reset = self._downstream(run, named)
         children = self._reset_families(run, reset, again=set(item.tasks))
@@ -159,8 +178,8 @@ class RunVerbs(Ends):
         self.live_tasks += len(run.states)
         run.state, run.reason, run.failing = RunState.RUNNING, "", False
         run.unfinished += len(tasks)
-        for first in range(0, len(tasks), RELEASE_LIMIT):
-            self.emit("reset", run.id, tasks=tuple(tasks[first : first + RELEASE_LIMIT]))
+        # However many they are, in one event: a record that has half of them would hold a run that nobody asked for.
+        self.emit("reset", run.id, tasks=tuple(tasks), command=item.number)
         for task in tasks:
             run.states[task] = WAITING
             for sparse in (run.unmet, run.failures, run.lost, run.resolved):
@@ -194,11 +213,7 @@ class RunVerbs(Ends):
             if parent in upstream_again or run.states[parent] == SUCCEEDED:
                 del run.families[parent]
                 continue
-            bad = [
-                t
-                for t in range(family.first, family.first + family.count)
-                if run.states[t] != SUCCEEDED and t not in run.met_skips
-            ]
+            bad = [t for t in family.tasks if run.states[t] != SUCCEEDED and t not in run.met_skips]
             children += bad
             family.ended = family.count - len(bad)
             family.released = family.out = 0

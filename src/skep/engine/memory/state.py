@@ -96,6 +96,8 @@ class State:
     def make_ready(self, run: LiveRun, task: int, told: bool = False) -> None:
         """`told`: the event that ended its attempt has said so already."""
         run.states[task] = READY
+        if run.parked:
+            self.unpark(run, task)
         base = run.base(task)
         run.scores[task] = self.now_ms - run.shape.order_ms[base]
         if run.timed and run.shape.deadlines_ms[base] and run.accepted_ms + run.shape.deadlines_ms[base] <= self.now_ms:
@@ -121,6 +123,25 @@ class State:
         place = run.waiter.pop(task, None)
         if place is not None:
             self.claims.leave(place[1], place[0])
+
+    # -- parked
+
+    def set_parked(self, run: LiveRun, task: int) -> None:
+        """The task waits for a person, a child run or an event."""
+        run.states[task] = PARKED
+        run.parked.add(task)
+        self.rest(run)
+
+    def unpark(self, run: LiveRun, task: int) -> None:
+        run.parked.discard(task)
+        self.rest(run)
+
+    def rest(self, run: LiveRun) -> None:
+        """A run that only its parked tasks can move is not counted as live."""
+        resting = bool(run.parked) and not run.busy
+        if resting != run.resting:
+            run.resting = resting
+            self.live_tasks += -len(run.states) if resting else len(run.states)
 
     # -- leases
 

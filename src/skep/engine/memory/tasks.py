@@ -73,7 +73,8 @@ class TaskVerbs(Ends):
             met = live.met(task)
             family = live.families.get(task)
             first, count = (family.first, family.count) if family else (-1, 0)
-            found.append(LiveTask(task, live.states[task], live.attempts[task], node, met, first, count))
+            failures = live.failures.get(task, 0)
+            found.append(LiveTask(task, live.states[task], live.attempts[task], node, met, first, count, failures))
         return found
 
     # -- place
@@ -108,11 +109,18 @@ class TaskVerbs(Ends):
         if type(item) is Expand:
             return self._expand(run, item)
         assert type(item) is Park
+        return self._park_ready(run, item)
+
+    def _park_ready(self, run: LiveRun, item: Park) -> Answer:
+        task = item.task
+        if task in run.orphans:
+            self.lapse(run, task)
         self.leave_waiting(run, task)
         self.drop_children(run, task)
         run.version[task] += 1
-        run.states[task] = PARKED
-        self.emit("parked", run.id, task, reason=item.reason)
+        run.attempts[task] += 1
+        self.emit("parked", run.id, task, attempt=run.attempts[task], reason=item.reason, data=item.data)
+        self.set_parked(run, task)
         return OK
 
     def _start(self, run: LiveRun, item: Start) -> Answer:
@@ -131,6 +139,9 @@ class TaskVerbs(Ends):
         if claims and not self._claim_all(run, task, claims):
             node.give_back(item.takes)
             return WAITING
+        if task in run.orphans and not self._may_lapse(run, task):
+            node.give_back(item.takes)
+            return OK
         if task in run.families:
             self.drop_children(run, task)
         attempt = run.attempts[task] + 1
@@ -145,7 +156,10 @@ class TaskVerbs(Ends):
             self.claims.take(claims, lease.n)
             self.leave_waiting(run, task)
         failures = run.failures.get(task, 0)
-        parent = run.base(task) if task >= run.size else -1
+        parent = child = -1
+        if task >= run.size:
+            family = run.children[task - run.size]
+            parent, child = family.parent, task - family.first
         node.give(
             Grant(
                 run.id,
@@ -158,10 +172,24 @@ class TaskVerbs(Ends):
                 failures,
                 parent,
                 item.deadline_ms,
+                item.takes,
+                claims,
+                item.base,
+                child,
             )
         )
         self.stirred.add(f"node:{item.node}")
         return OK
+
+    def _may_lapse(self, run: LiveRun, task: int) -> bool:
+        """Gives the attempt of an earlier engine up for lost. False: it was one too many, and the task has failed."""
+        if run.lost.get(task, 0) + 1 < self.max_lost:
+            self.lapse(run, task)
+            return True
+        run.version[task] += 1
+        self.emit("failed", run.id, task, attempt=run.attempts[task], reason="node_lost")
+        self.end_task(run, task, FAILED)
+        return False
 
     def _claim_all(self, run: LiveRun, task: int, claims: tuple[Claim, ...]) -> bool:
         """Whether all claims fit; if not, the task goes to the list of the first that does not."""
@@ -181,6 +209,8 @@ class TaskVerbs(Ends):
         task, state = item.task, item.state
         if state not in (SUCCEEDED, FAILED, SKIPPED):
             return WRONG_STATE
+        if task in run.orphans:
+            self.lapse(run, task)
         run.version[task] += 1
         if state == SKIPPED and item.reason == "when":
             run.met_skips.add(task)
@@ -205,6 +235,8 @@ class TaskVerbs(Ends):
             if run.shape.deadlines_ms[task]:
                 for child in range(family.first, family.first + count):
                     self.push(self.limits, run.accepted_ms + run.shape.deadlines_ms[task], "deadline", run.id, child)
+        if task in run.orphans:
+            self.lapse(run, task)
         self.leave_waiting(run, task)
         run.version[task] += 1
         run.states[task] = PARKED
@@ -282,6 +314,10 @@ class TaskVerbs(Ends):
             self._emit_end("cancelled", lease, item.ran_ms, reason=item.reason, error=item.error)
             self.end_task(run, task, CANCELLED)
             return OK
+        if item.lost:
+            said = {"error": item.error, "started_ms": self.now_ms - item.ran_ms, "ran_ms": item.ran_ms}
+            self.lose(lease, "lost", said | {"node": lease.node.info.id})
+            return OK
         run.failures[task] = run.failures.get(task, 0) + 1
         if item.retry_in_ms < 0 or run.state is RunState.CANCELLING:
             self._emit_end("failed", lease, item.ran_ms, reason=item.reason, error=item.error)
@@ -295,6 +331,8 @@ class TaskVerbs(Ends):
     def _come_back(self, run: LiveRun, task: int, due_ms: int) -> None:
         if due_ms:
             run.states[task] = DELAYED
+            if run.parked:
+                self.unpark(run, task)
             self.push(self.delays, due_ms, "delay", run.id, task, run.version[task])
         else:
             self.make_ready(run, task, told=True)
@@ -338,8 +376,8 @@ class TaskVerbs(Ends):
             self._emit_end("cancelled", lease, item.ran_ms, reason=run.reason)
             self.end_task(run, task, CANCELLED)
             return OK
-        run.states[task] = PARKED
         self._emit_end("parked", lease, item.ran_ms, reason=item.reason)
+        self.set_parked(run, task)
         return OK
 
     def resolve(self, now_ms: int, items: Sequence[Resolve]) -> list[Answer]:
@@ -355,12 +393,24 @@ class TaskVerbs(Ends):
             return NOT_FOUND
         if item.by in run.resolved.get(task, ()):
             return OK
-        if run.states[task] != PARKED or task in run.families or item.state not in (READY, SUCCEEDED, FAILED):
+        attempt = run.attempts[task]
+        if task not in run.parked or item.attempt not in (0, attempt):
+            return WRONG_STATE
+        if item.state not in (READY, SUCCEEDED, FAILED, CANCELLED):
             return WRONG_STATE
         run.resolved.setdefault(task, set()).add(item.by)
         if item.state == READY:
             self.make_ready(run, task)
             return OK
-        self.emit(END_KINDS[item.state], run.id, task, reason=item.reason, output=item.output, error=item.error)
+        if item.state == FAILED:
+            run.failures[task] = run.failures.get(task, 0) + 1
+            if item.retry_in_ms >= 0 and run.state is not RunState.CANCELLING:
+                due_ms = self.now_ms + item.retry_in_ms if item.retry_in_ms else 0
+                told = {"reason": item.reason, "error": item.error, "due_ms": due_ms}
+                self.emit("retrying", run.id, task, attempt=attempt, **told)
+                self._come_back(run, task, due_ms)
+                return OK
+        told = {"reason": item.reason, "error": item.error, "output": item.output}
+        self.emit(END_KINDS[item.state], run.id, task, attempt=attempt, **told)
         self.end_task(run, task, item.state)
         return OK

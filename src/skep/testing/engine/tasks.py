@@ -143,7 +143,7 @@ class TaskSuite(Suite):
         assert await drive.tell("park", Parked("r", 0, await drive.start(), "approval")) == OK
         assert await drive.free() == before
         assert (await drive.last("parked")).reason == "approval"
-        assert await drive.tell("resolve", Resolve("r", 0, "ann", TaskState.CANCELLED)) == WRONG_STATE
+        assert await drive.tell("resolve", Resolve("r", 0, "ann", SKIPPED)) == WRONG_STATE
         assert await drive.tell("resolve", Resolve("r", 0, "ann", SUCCEEDED, output=b"1")) == OK
         assert await drive.tell("resolve", Resolve("r", 0, "bob", FAILED)) == WRONG_STATE
         assert (await drive.last("succeeded")).output == b"1"
