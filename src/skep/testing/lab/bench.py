@@ -7,140 +7,27 @@ commit stands beside, because much of it is the disk's. Nothing here is a test: 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import platform
-import resource
 import sqlite3
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from skep.hub.runs import Runs
-from skep.model.node import NodeInfo
-from skep.model.spec import TaskSpec, WorkflowSpec
-from skep.wiring import Embedded
+from skep.testing.lab import embedded, server
+from skep.testing.lab.figures import Figure
 
 RUNS = 5
-NOOP = f"{__name__}:noop"
+FIGURES: dict[str, list[Figure]] = {**embedded.FIGURES, **server.FIGURES}
 
 
-async def noop() -> None:
-    """The task that does nothing."""
-
-
-class Figure(NamedTuple):
-    """One row of the table."""
-
-    name: str
-    unit: str
-    floor: float
-    aim: float
-    more_is_better: bool = False
-
-
-FIGURES = {
-    "throughput": [Figure("independent no-op tasks, submit to recorded, one process", "/s", 12_000, 20_000, True)],
-    "latency": [
-        Figure("one no-op task, submit to result, idle, p50", "ms", 1.0, 0.5),
-        Figure("one no-op task, submit to result, idle, p99", "ms", 6, 3),
-    ],
-    "chain": [Figure("chain of 40 tasks", "ms", 20, 10)],
-    "fan": [Figure("1 → 1,000 → 1", "ms", 150, 80)],
-    "large": [
-        Figure("one run of 100,000 tasks: time", "s", 12, 6),
-        Figure("one run of 100,000 tasks: peak memory", "MB", 600, 300),
-    ],
-    "start": [Figure("`skep run` of a one-task file, start to exit", "s", 1.2, 0.8)],
-}
-
-
-def workflow(needs: list[tuple[str, ...]], call: str = NOOP) -> WorkflowSpec:
-    """No-op tasks t0, t1, …, each needing what its row names."""
-    tasks = tuple(TaskSpec(name=f"t{at}", executor="python", call=call, needs=row) for at, row in enumerate(needs))
-    return WorkflowSpec(name="bench", tasks=tasks)
-
-
-async def _timed(runs: Runs, spec: WorkflowSpec) -> float:
-    began = time.perf_counter()
-    await runs.wait(await runs.submit(spec))
-    return time.perf_counter() - began
-
-
-async def throughput(runs: Runs) -> list[float]:
-    await _timed(runs, workflow([()] * 100))
-    count = 10_000
-    return [count / await _timed(runs, workflow([()] * count))]
-
-
-async def latency(runs: Runs) -> list[float]:
-    spec = workflow([()])
-    times = []
-    for _ in range(350):
-        times.append(await _timed(runs, spec) * 1000)
-        await asyncio.sleep(0)
-    times = sorted(times[50:])
-    return [times[len(times) // 2], times[len(times) * 99 // 100]]
-
-
-async def chain(runs: Runs) -> list[float]:
-    spec = workflow([(f"t{at - 1}",) if at else () for at in range(40)])
-    times = [await _timed(runs, spec) * 1000 for _ in range(8)]
-    return [statistics.median(times[3:])]
-
-
-async def fan(runs: Runs) -> list[float]:
-    middle = tuple(f"t{at}" for at in range(1, 1_001))
-    spec = workflow([(), *[("t0",)] * 1_000, middle])
-    times = [await _timed(runs, spec) * 1000 for _ in range(4)]
-    return [statistics.median(times[1:])]
-
-
-async def large(runs: Runs) -> list[float]:
-    began = time.perf_counter()
-    await runs.wait(await runs.submit(workflow([()] * 100_000)))
-    elapsed = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return [elapsed, peak / (1024 if sys.platform == "linux" else 1024 * 1024)]
-
-
-BENCHES: dict[str, Callable[[Runs], Coroutine[Any, Any, list[float]]]] = {
-    "throughput": throughput,
-    "latency": latency,
-    "chain": chain,
-    "fan": fan,
-    "large": large,
-}
-
-
-async def _embedded(name: str, data: Path) -> list[float]:
-    info = NodeInfo("local", slots=256, cpu_milli=1_000 * (os.cpu_count() or 1), memory=8 << 30)
-    async with Embedded([info], data=data) as embedded:
-        return await BENCHES[name](embedded.hub.runs)
-
-
-def _start(folder: Path) -> list[float]:
-    file = folder / "one.yaml"
-    file.write_text('name: one\ntasks: {hello: {run: "true"}}\n')
-    command = [sys.executable, "-m", "skep", "run", str(file), "--data", str(folder / "data"), "--json"]
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return [time.perf_counter() - began]
-
-
-def _once(name: str, folder: Path) -> list[float]:
-    """One run, in a process of its own."""
-    if name == "start":
-        return _start(folder)
-    command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--one", name, "--data", str(folder)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return [float(value) for value in json.loads(done.stdout)]
+def _once(name: str, folder: Path, shared: Path) -> list[float]:
+    """One run. `shared`: a folder that all runs of this bench have in common."""
+    return embedded.once(name, folder) if name in embedded.FIGURES else server.once(name, folder, shared)
 
 
 def commit_ms(folder: Path) -> float:
@@ -178,13 +65,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown file, between its bench marks")
-    parser.add_argument("--one", choices=list(BENCHES), help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help="where to write (default: a temporary folder beside the working directory)")
     args = parser.parse_args()
-    if args.one:
-        sys.setswitchinterval(0.0005)
-        print(json.dumps(asyncio.run(_embedded(args.one, args.data / "data"))))
-        return
     if unknown := set(args.names) - FIGURES.keys():
         parser.error(f"there is no {', '.join(sorted(unknown))}; expected some of {', '.join(FIGURES)}")
     found: dict[str, list[list[float]]] = {}
@@ -197,7 +79,7 @@ def main() -> None:
             for name in names:
                 print(f"\r{turn + 1}/{args.runs} {name:<12}", end="", file=sys.stderr, flush=True)
                 with tempfile.TemporaryDirectory(dir=folder) as own:
-                    found.setdefault(name, []).append(_once(name, Path(own)))
+                    found.setdefault(name, []).append(_once(name, Path(own), Path(folder)))
         print("\r" + " " * 30 + "\r", end="", file=sys.stderr)
     report: list[dict[str, Any]] = []
     rows = [f"Measured on {described}.", "", "| what | measured | floor | aim |", "|---|---|---|---|"]
