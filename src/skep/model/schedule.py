@@ -58,3 +58,5 @@ class ScheduleView(msgspec.Struct, kw_only=True):
     """The next few times."""
     runs: list[str] = []
     """Ids of the last runs, the newest first."""
+    trouble: str | None = None
+    """Why its last time started no run."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from skep.clock import Clock
 from skep.errors import NotFoundError, RefusedError, RunFailedError, SpecError, WrongStateError
 from skep.ids import child_run_id
 from skep.model.encode import encode
@@ -22,19 +21,23 @@ UNFINISHED: Final = (int(RunState.QUEUED), int(RunState.RUNNING), int(RunState.C
 PAGE: Final = 1_000
 
 
-class SubmitChild(Protocol):
-    """Accepts a child run, which inherits from its parent; the same id again is the same run. Raises SpecError,
-    RefusedError."""
+class ChildRuns(Protocol):
+    """What of the hub's runs is needed here."""
 
-    async def __call__(
+    async def submit(
         self, spec: WorkflowSpec, inputs: Mapping[str, Any] | None, *, run_id: str, parent: RunRow, parent_task: int
-    ) -> str: ...
+    ) -> str:
+        """Accepts a child run, which inherits from its parent; the same id again is the same run. Raises SpecError,
+        RefusedError."""
+        ...
 
+    async def output(self, run: str) -> Any:
+        """What an ended run gave back. Raises RunFailedError when it did not succeed."""
+        ...
 
-Output = Callable[[str], Awaitable[Any]]
-"""What an ended run gave back. Raises RunFailedError when it did not succeed."""
-Cancel = Callable[[str, str], Awaitable[object]]
-"""Cancels a run, with a reason, by a recorded command."""
+    async def cancel(self, run: str, reason: str) -> object:
+        """By a recorded command."""
+        ...
 
 
 class ChildEnd(NamedTuple):
@@ -54,14 +57,9 @@ class RefusedChild(Exception):
 class Children:
     """Starts child runs, asks for their ends, cancels them."""
 
-    def __init__(
-        self, record: Record, submit: SubmitChild, output: Output, cancel: Cancel, clock: Clock, engine_id: str
-    ) -> None:
+    def __init__(self, record: Record, runs: ChildRuns, engine_id: str) -> None:
         self._record = record
-        self._submit = submit
-        self._output = output
-        self._cancel = cancel
-        self._clock = clock
+        self._runs = runs
         self._engine_id = engine_id
         self._stored = Stored(record)
 
@@ -79,7 +77,7 @@ class Children:
             raise RefusedChild("`with` must give a mapping from inputs to values")
         try:
             spec = await self._stored.workflow(parent.namespace, wait.workflow, wait.definition)
-            await self._submit(spec, wait.inputs, run_id=child, parent=parent, parent_task=task)
+            await self._runs.submit(spec, wait.inputs, run_id=child, parent=parent, parent_task=task)
         except (NotFoundError, RefusedError, SpecError) as error:
             raise RefusedChild(str(error)) from None
         return False
@@ -87,7 +85,7 @@ class Children:
     async def end(self, child: str) -> ChildEnd:
         """How the ended child ended."""
         try:
-            return ChildEnd(encode(await self._output(child)))
+            return ChildEnd(encode(await self._runs.output(child)))
         except RunFailedError as error:
             why = f"run {child} {error.state}" + (f" ({error.reason})" if error.reason else "")
             for name, trouble in error.failures[:1]:
@@ -99,7 +97,7 @@ class Children:
     async def cancel(self, child: str) -> None:
         """The task that waits for it does not wait any more."""
         try:
-            await self._cancel(child, "parent")
+            await self._runs.cancel(child, "parent")
         except (NotFoundError, WrongStateError):
             pass  # it never was, or has ended in the meantime
 

@@ -69,43 +69,18 @@ class _Queue(NamedTuple):
     """The next time to be put behind it; 0: none."""
 
 
-class Starter:
-    """Starts the runs of schedules."""
-
-    def __init__(self, record: Record, submit: Submit) -> None:
-        self._record = record
-        self._submit = submit
-        self._stored = Stored(record)
-
-    async def start(self, row: ScheduleRow, spec: ScheduleSpec, run_id: str) -> str:
-        """Starts a run; harmless when repeated. Raises NotFoundError (its workflow is not stored any more), SpecError,
-        RefusedError."""
-        try:
-            return (await self._record.run(run_id)).id
-        except NotFoundError:
-            pass
-        return await self._submit(
-            await self._stored.workflow(row.namespace, spec.workflow, spec.definition),
-            spec.inputs,
-            run_id=run_id,
-            namespace=row.namespace,
-            priority=spec.priority,
-            labels={**spec.labels, LABEL: row.name},
-            schedule=row.name,
-        )
-
-
 class ScheduleLoop(Loop):
     """Fires what is due."""
 
     name = "schedule"
 
-    def __init__(self, record: Record, starter: Starter, cancel: Cancel, clock: Clock) -> None:
+    def __init__(self, record: Record, clock: Clock, submit: Submit, cancel: Cancel) -> None:
         super().__init__()
         self._record = record
-        self._starter = starter
-        self._cancel = cancel
         self._clock = clock
+        self._submit = submit
+        self._cancel = cancel
+        self._stored = Stored(record)
         self._queues: dict[Key, _Queue] = {}
         self._awaited: frozenset[str] = frozenset()
         self._ended: set[str] = set()
@@ -195,7 +170,7 @@ class ScheduleLoop(Loop):
                         pass  # it has ended in the meantime
         for at_ms in decision.fire:
             try:
-                started.append(await self._starter.start(row, spec, self._id(row, at_ms)))
+                started.append(await self.start_run(row, spec, self._id(row, at_ms)))
             except (NotFoundError, RefusedError, SpecError) as error:
                 self._refuse(key, str(error))
             else:
@@ -209,3 +184,22 @@ class ScheduleLoop(Loop):
 
     def _id(self, row: ScheduleRow, at_ms: int) -> str:
         return fired_run_id(row.namespace, row.name, row.made_ms, at_ms)
+
+    # -- runs
+
+    async def start_run(self, row: ScheduleRow, spec: ScheduleSpec, run_id: str) -> str:
+        """Starts a run of the schedule; harmless when repeated. Raises NotFoundError (its workflow is not stored any more),
+        SpecError, RefusedError."""
+        try:
+            return (await self._record.run(run_id)).id
+        except NotFoundError:
+            pass
+        return await self._submit(
+            await self._stored.workflow(row.namespace, spec.workflow, spec.definition),
+            spec.inputs,
+            run_id=run_id,
+            namespace=row.namespace,
+            priority=spec.priority,
+            labels={**spec.labels, LABEL: row.name},
+            schedule=row.name,
+        )

@@ -1,8 +1,8 @@
 """Waits: parked tasks are resolved by the end of their child run, by an event, or by the end of their patience.
 
 A wait costs nothing while it lasts: an entry in memory, and one timer for all of them. Nothing is kept that could not be had
-from the record again, and whatever is done is harmless when it is done twice: the id of a child run is made of the attempt whose
-child it is, and the first `resolve` of an attempt wins.
+from the record again, and whatever is done is harmless when it is done twice: the id of a child run is made of the attempt
+whose child it is, and the first `resolve` of an attempt wins.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from skep.model.spec import RetryPolicy
 from skep.model.state import TaskState
 from skep.model.units import format_duration
 from skep.model.wait import APPROVAL, CHILD, EVENT, Verdict, Wait
-from skep.record.protocol import Command, Record
+from skep.record.protocol import Record
 from skep.upkeep.catalog import Catalog
-from skep.upkeep.children import Children, RefusedChild
+from skep.upkeep.children import Children, ChildRuns, RefusedChild
+from skep.upkeep.load import LoadLoop
 
 BATCH: Final = 200
 """Child runs started, or taken over from, in one pass."""
@@ -84,19 +85,19 @@ class WaitLoop(Loop):
         engine: Engine,
         record: Record,
         catalog: Catalog,
-        children: Children,
-        apply: Callable[[Command], Awaitable[object]],
+        load: LoadLoop,
+        runs: ChildRuns,
         clock: Clock,
         engine_id: str,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`apply`: hands a recorded command to the engine. `chance`: from 0 to 1, for the jitter of back-off."""
+        """`chance`: from 0 to 1, for the jitter of back-off."""
         super().__init__()
         self._engine = engine
         self._record = record
         self._catalog = catalog
-        self._children = children
-        self._apply = apply
+        self._load = load
+        self._children = Children(record, runs, engine_id)
         self._clock = clock
         self._engine_id = engine_id
         self._chance = chance
@@ -323,7 +324,7 @@ class WaitLoop(Loop):
             command = await self._record.decide(waiting.run, waiting.task, waiting.attempt, _encode(verdict), now_ms)
         except (NotFoundError, WrongStateError):
             return  # somebody was faster
-        await self._apply(command)
+        await self._load.apply(command)
 
     def _next_due(self) -> Waiting | None:
         """The wait that is due first; those that are over are dropped."""

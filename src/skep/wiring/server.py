@@ -110,7 +110,7 @@ class Server:
         definitions = Definitions(self.record, self._clock)
         insight = Insight(engine, self.record, self._clock, ENGINE_ID, self.home, PROTOCOL)
         insight.trouble = lambda: self._watch.trouble
-        waits = WaitLoop(engine, self.record, parts.catalog, parts.load, parts.runs, definitions, self._clock, ENGINE_ID)
+        waits = WaitLoop(engine, self.record, parts.catalog, parts.load, parts.runs, self._clock, ENGINE_ID)
         schedule = ScheduleLoop(self.record, self._clock, parts.runs.submit, parts.runs.cancel)
         prune = PruneLoop(self.record, self._clock, self._keep_ms)
         self.hub = Hub(
