@@ -14,10 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from typer.main import get_command
-
 from skep import errors
-from skep.cli.app import COMMANDS
+from skep.cli.app import COMMANDS, load_command
 from skep.flow import expressions, functions
 from skep.model import event, keys, kinds, schema, state
 from skep.model.fields import Field, Kind, Table
@@ -30,7 +28,11 @@ ROOT = Path(__file__).parents[1]
 
 def generated() -> dict[Path, str]:
     """Every file with generated parts, as it should be."""
-    pages = {ROOT / "docs" / "reference.md": REFERENCE, ROOT / "docs" / "lifecycle.md": {"drawing": drawing}}
+    pages = {
+        ROOT / "docs" / "reference.md": REFERENCE,
+        ROOT / "docs" / "commands.md": {"commands": commands},
+        ROOT / "docs" / "lifecycle.md": {"drawing": drawing},
+    }
     made = {page: _fill(page.read_text("utf-8"), parts) for page, parts in pages.items()}
     return {**made, ROOT / "examples" / "workflow.schema.json": schema.schema_text()}
 
@@ -394,18 +396,23 @@ def limits() -> str:
 
 
 def commands() -> str:
-    parts = []
-    for name in COMMANDS:
-        module = import_module(f"skep.cli.{'importing' if name == 'import' else name}")
-        command = get_command(module.app)
+    parts: list[str] = []
+    panel = ""
+    for name, entry in COMMANDS.items():
+        if entry.panel != panel:
+            panel = entry.panel
+            parts.append(f"## {panel}")
+        command = load_command(name)
         below = getattr(command, "commands", None)
+        if below:
+            parts.append(f"### skep {name}\n\n{inspect.cleandoc(command.help or '')}")
         for title, found in [(f"{name} {sub}", one) for sub, one in below.items()] if below else [(name, command)]:
-            parts.append(_command(title, found))
+            parts.append(_command(title, found, "####" if below else "###"))
     return "\n\n".join(parts)
 
 
-def _command(title: str, command: Any) -> str:
-    text = inspect.cleandoc(command.help or "").partition("**Example")[0].strip()
+def _command(title: str, command: Any, heading: str) -> str:
+    text = inspect.cleandoc(command.help or "")
     rows = []
     for param in command.params:
         if param.name == "help":
@@ -415,7 +422,7 @@ def _command(title: str, command: Any) -> str:
         if is_option and param.metavar:
             shown += f" `{param.metavar}`"
         rows.append((shown, param.help or ""))
-    return f"### skep {title}\n\n{text}" + (f"\n\n{_table(('argument or option', 'what'), rows)}" if rows else "")
+    return f"{heading} skep {title}\n\n{text}" + (f"\n\n{_table(('argument or option', 'what'), rows)}" if rows else "")
 
 
 REFERENCE: Mapping[str, Callable[[], str]] = {
@@ -435,7 +442,6 @@ REFERENCE: Mapping[str, Callable[[], str]] = {
     "error types": error_types,
     "events": events,
     "limits": limits,
-    "commands": commands,
 }
 
 

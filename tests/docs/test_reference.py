@@ -67,8 +67,9 @@ def test_it_is_mentioned(name: str) -> None:
 
 
 def test_every_command_has_its_heading() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text("utf-8")
     for name in COMMANDS:
-        assert f"\n### skep {name}" in REFERENCE
+        assert f"\n### skep {name}\n" in page
 
 
 def test_every_kind_of_event_has_its_line() -> None:
