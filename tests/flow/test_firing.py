@@ -26,7 +26,7 @@ def minutes(*values: int) -> tuple[int, ...]:
 
 def outcome(fire: tuple[int, ...], cancels: bool, fired: int, following: int, waits: bool = False) -> Firing:
     """In minutes."""
-    return Firing(minutes(*fire), cancels, *minutes(fired, following), waits)
+    return Firing(minutes(*fire), cancels, START + fired * MINUTE, START + following * MINUTE, waits)
 
 
 def decided(spec: ScheduleSpec, now: int, *, due: int = 10, fired: int = 0, running: Any = ()) -> Firing:
