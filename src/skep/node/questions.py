@@ -16,6 +16,12 @@ KINDS = (errors.SupersededError, errors.ConflictError, errors.RefusedError, erro
 """What an answer may raise besides SkepError."""
 
 
+def error_of(error: tuple[str, str]) -> SkepError:
+    """The error that an answer stands for: (name, text)."""
+    name, message = error
+    return next((kind for kind in KINDS if kind.__name__ == name), SkepError)(message)
+
+
 class Question:
     """One of them."""
 
@@ -87,6 +93,4 @@ class Questions:
         if answer.error is None:
             question.answered.set_result(answer.value)
         else:
-            name, message = answer.error
-            kind = next((kind for kind in KINDS if kind.__name__ == name), SkepError)
-            question.answered.set_exception(kind(message))
+            question.answered.set_exception(error_of(answer.error))

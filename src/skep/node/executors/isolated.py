@@ -16,9 +16,9 @@ from skep.config import without_secrets
 from skep.errors import SkepError
 from skep.model.node import Call, ErrorInfo
 from skep.node.attempt import Attempt, Host
-from skep.node.executors.output import TAIL_BYTES, Log, plural, signal_name
+from skep.node.executors.output import TAIL_BYTES, Log, died, plural
 from skep.node.executors.shell import STOPPED
-from skep.node.functions import MAX_RESULT, clean
+from skep.node.functions import MAX_RESULT
 from skep.node.processes import Exit, Process, Processes
 from skep.node.secrets import Failed, Mask, fill_secrets
 from skep.node.worker import LENGTH, START, Answer, Ask, Begin, Done, Frame, Progressed, Ready, Written, pack
@@ -195,7 +195,7 @@ class _Worker(asyncio.Protocol):
 
     def _on_end(self, exit: Exit) -> None:
         self._transport.close()
-        error = STOPPED if self._stopping else _died(exit, self._log.tail() if self._log else self._last_words())
+        error = STOPPED if self._stopping else died(exit, self._log.tail() if self._log else self._last_words())
         self._stopping = True
         try:
             if self._log is not None:
@@ -289,8 +289,3 @@ class _Worker(asyncio.Protocol):
             self.stop()
         elif not self._stopping:
             self._executor.ready(self)
-
-
-def _died(exit: Exit, tail: str) -> ErrorInfo:
-    how = f"ended with exit code {exit.code}" if exit.signal is None else f"was ended by {signal_name(exit.signal)}"
-    return ErrorInfo("WorkerDied", clean(f"the worker process {how}{tail}"), exit_code=exit.code, signal=exit.signal)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from skep.model.node import ErrorInfo
 from skep.node.attempt import Attempt, Host
+from skep.node.functions import clean
+from skep.node.processes import Exit
 from skep.node.secrets import Mask
 
 GATHER_S = 0.1
@@ -82,3 +85,9 @@ def signal_name(number: int) -> str:
 
 def plural(number: int, one: str, more: str) -> str:
     return f"{number} {one if number == 1 else more}"
+
+
+def died(exit: Exit, tail: str) -> ErrorInfo:
+    """How a worker process ended that was not told to."""
+    how = f"ended with exit code {exit.code}" if exit.signal is None else f"was ended by {signal_name(exit.signal)}"
+    return ErrorInfo("WorkerDied", clean(f"the worker process {how}{tail}"), exit_code=exit.code, signal=exit.signal)

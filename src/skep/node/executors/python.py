@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 GRACE_S = 1.0
 """Between a stop and giving up; and at close, for everything together."""
 
+NOT_ENDED = "it did not end when it was told to"
+
 
 class PythonExecutor:
     """Runs `python` tasks. Secrets that a task asks for are filled in, and masked in all that it says."""
@@ -149,7 +151,7 @@ class PythonExecutor:
             log.warning("%s does not end although it was stopped; its thread is left behind", attempt.grant.name)
         elif isinstance(worker, CoroutineThread) and worker.stuck:
             place = self._leave_behind(worker)
-        attempt.fail(ErrorInfo("Cancelled", "it did not end when it was told to", place or ""))
+        attempt.fail(ErrorInfo("Cancelled", NOT_ENDED, place or ""))
 
     # -- a loop that a coroutine blocks
 
