@@ -62,7 +62,7 @@ class Work:
         self._catalog = catalog
         self._clock = clock
         self._chance = chance
-        self._presenter = presenter
+        self.presenter = presenter
         self.mark = 0
         """The last event that the record has, as far as is known here."""
         self._recorded: list[Callable[[int], None]] = []
@@ -88,9 +88,9 @@ class Work:
 
     async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
         """What a node brings along that the engine does not know of; see `Presenter`."""
-        if self._presenter is not None and (held or outcomes):
+        if self.presenter is not None:
             named = [await self._with_keys(lease) for lease in held]
-            await self._presenter.present(node, incarnation, named, outcomes)
+            await self.presenter.present(node, incarnation, named, outcomes)
 
     async def _with_keys(self, lease: Held) -> Held:
         """Nodes know locks by name, the engine by key."""

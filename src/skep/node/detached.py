@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -52,10 +51,10 @@ def check_name(name: str) -> str:
     return name
 
 
-def start_detached(home: Path, info: NodeInfo, socket: Path | None = None, options: Sequence[str] = ()) -> int:
+def start_detached(home: Path, info: NodeInfo, socket: Path | None = None, idle_s: float | None = None) -> int:
     """Starts a supervisor in a session of its own, with this process' environment and directory. Answers its process id.
 
-    `socket`: where its server listens, if not where one of this data directory does. `options`: more of the command line.
+    `socket`: where its server listens, if not where one of this data directory does. `idle_s`: see `skep.node.supervisor.IDLE_S`.
     """
     check_name(info.id)
     place = folder(home)
@@ -65,11 +64,13 @@ def start_detached(home: Path, info: NodeInfo, socket: Path | None = None, optio
     argv = [sys.executable, "-P", "-m", "skep.node.supervisor", "--home", str(home), "--id", info.id, "--config", str(config)]
     if socket is not None:
         argv += ["--socket", str(socket)]
+    if idle_s is not None:
+        argv += ["--idle", str(idle_s)]
     path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     with open(place / f"{info.id}.log", "ab") as out:
         # The shell ends at once: the supervisor is nobody's child then, and leaves no zombie behind.
         started = subprocess.run(
-            ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *argv, *options],
+            ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=out,

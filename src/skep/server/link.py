@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final
 
+from starlette.routing import BaseRoute, WebSocketRoute
+
 import skep
 from skep.engine.protocol import OK, Beat
 from skep.errors import NotFoundError, SkepError
@@ -18,10 +20,12 @@ from skep.hub.work import Work
 from skep.model.node import NodeInfo, Outcome
 from skep.model.run import Token
 from skep.node import frames
-from skep.node.frames import PROTOCOL, Frame, FrameError, Reader, messages
+from skep.node.dial import LINK_PATH
+from skep.node.frames import MESSAGE, PROTOCOL, Frame, FrameError, Reader, messages
 
 log = logging.getLogger(__name__)
 
+MAX_MESSAGE: Final = MESSAGE
 HELLO_S: Final = 10.0
 """For the first frame of a connection."""
 STUCK_S: Final = 10.0
@@ -47,7 +51,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Links:
-    """The connections of all nodes: an ASGI application, to be mounted at `skep.node.dial.LINK_PATH`."""
+    """The connections of all nodes: an ASGI application."""
 
     def __init__(self, work: Work, back_s: float = BACK_S, all_back_s: float = ALL_BACK_S) -> None:
         self._work = work
@@ -58,6 +62,7 @@ class Links:
         """When the last connection of a node ended that has not come back."""
         self._waiting: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.routes: list[BaseRoute] = [WebSocketRoute(LINK_PATH, self)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = _Connection(self, self._work, receive, send)
