@@ -110,9 +110,7 @@ def fill(home: Path, count: int) -> None:
     """A record with so many ended runs, made of one that really ran."""
     with Up(home, *NODE) as up:
         up.start()
-        run = up.client.runs.submit(
-            WorkflowSpec(name="one", tasks=(TaskSpec(name="t", executor="python", call=NOOP),)), wait_s=10
-        )
+        run = up.client.runs.submit(workflow([()]), wait_s=10)
     record = sqlite3.connect(home / RECORD_FILE)
     columns = [name for _, name, *_ in record.execute("PRAGMA table_info(runs)")]
     values = {
