@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skep.model.event import Event
-from skep.record import runs, schema, transcribe
+from skep.model.wait import Wait
+from skep.record import migrations, runs, transcribe
 from skep.record.dialect import Sqlite, Transaction
-from skep.record.fold import STEPS, fold
+from skep.record.fold import ALL_SO_FAR, STEPS, fold
 from skep.record.protocol import EngineRow, NewRun
 
 EPOCH = 100
-TABLES = ("runs", "tasks", "attempts", "expansions", "rejected", "engines")
+TABLES = ("runs", "tasks", "attempts", "expansions", "waits", "nodes", "rejected", "engines")
+WAITS = [b"", Wait(kind="approval").encode(), Wait(kind="event", event="e", key="k" * 2_000, timeout_ms=9).encode(), b"broken"]
 
 
 @st.composite
@@ -34,15 +36,19 @@ def events(draw: st.DrawFn) -> list[Event]:
         if draw(st.booleans()):
             fields |= {"first": draw(st.integers(3, 9)), "count": draw(st.integers(1, 9))}
         fields |= {"state": draw(st.integers(3, 6)), "reason": draw(st.sampled_from(["", "why", "node_lost"]))}
+        fields |= {"data": draw(st.sampled_from(WAITS)), "command": draw(st.integers(0, 3))}
         fields |= {"output": draw(st.sampled_from([b"", b"o"])), "error": draw(st.sampled_from([b"", b"e"]))}
         told.append(Event(n=n, at_ms=1_000 + n, kind=kind, node="n", **fields))
     return told
 
 
+EMPTY = (0, "", b"", ALL_SO_FAR)
+
+
 def database() -> Transaction:
     tx = Sqlite(None).connect()
     tx.begin()
-    schema.ensure(tx)
+    migrations.ensure(tx)
     runs.open_engine(tx, EngineRow("e1", EPOCH, 0, "p", False), 0)
     runs.accept(
         tx, [NewRun(id=id, engine="e1", workflow="w", definition=b"{}", digest="d", accepted_ms=1) for id in ("r1", "r2")]
@@ -53,7 +59,10 @@ def database() -> Transaction:
 def dump(tx: Transaction) -> dict[str, list[Any]]:
     """All rows, with the empty and the absent made one: readers do not tell them apart."""
     return {
-        table: [tuple(value or None for value in row) for row in tx.all(f"SELECT * FROM {table} ORDER BY 1, 2, 3")]
+        table: [
+            tuple(None if value in EMPTY else value for value in row)
+            for row in tx.all(f"SELECT * FROM {table} ORDER BY 1, 2, 3")
+        ]
         for table in TABLES
     }
 

@@ -11,7 +11,7 @@ import pytest
 from skep.errors import StaleEpochError
 from skep.model.event import Event
 from skep.model.run import Token
-from skep.record import schema, transcribe
+from skep.record import migrations, transcribe
 from skep.record.dialect import Sqlite
 from skep.record.protocol import EngineRow
 from skep.record.read import tasks
@@ -37,7 +37,7 @@ async def check_prefix(path: Path, engine: str) -> int:
     stored = await record.tasks(run)
     await record.close()
     tx = Sqlite(None).connect()
-    schema.ensure(tx)
+    migrations.ensure(tx)
     for event in told:
         if event.kind == "succeeded":
             event.output = b"1"  # stands in the task's row only

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skep.errors import RecordError
-from skep.record import runs, schema
+from skep.record import migrations, runs, schema
 from skep.record.dialect import Sqlite
 from skep.record.sql import SqlRecord
 
@@ -22,7 +22,7 @@ async def test_a_record_is_opened_again_as_it_was(tmp_path: Path) -> None:
     assert not (tmp_path / "skep.db-wal").exists()
 
 
-@pytest.mark.parametrize(("change", "word"), [(1, "newer"), (-1, "older")])
+@pytest.mark.parametrize(("change", "word"), [(1, "newer"), (-schema.VERSION, "older")])
 async def test_another_version_is_refused_with_both_named(tmp_path: Path, change: int, word: str) -> None:
     path = tmp_path / "skep.db"
     record = SqlRecord(path)
@@ -62,14 +62,14 @@ async def test_a_missing_folder_is_explained(tmp_path: Path) -> None:
 def test_hot_questions_use_their_indexes() -> None:
     tx = Sqlite(None).connect()
     tx.begin()
-    schema.ensure(tx)
+    migrations.ensure(tx)
     plans = {
         "runs_unfinished": f"SELECT id FROM runs WHERE engine = ? AND {schema.UNFINISHED} ORDER BY {schema.RANK}",
-        "runs_commanded": f"SELECT id FROM runs WHERE engine = ? AND runs.{schema.UNFINISHED} AND runs.command > 0",
+        "runs_commanded": f"SELECT id FROM runs WHERE engine = ? AND runs.{schema.UNFINISHED} AND runs.command > runs.applied",
         "runs_ended": "SELECT id FROM runs WHERE state >= 3 AND finished_ms < ? ORDER BY finished_ms",
         "runs_key": "SELECT id FROM runs WHERE namespace = ? AND idempotency_key = ?",
         "runs_listed": "SELECT id FROM runs WHERE namespace = ? ORDER BY accepted_ms DESC",
-        "logs_place": "SELECT id FROM logs WHERE run_id = ? AND idx = ? ORDER BY id",
+        "logs_place": "SELECT id FROM logs WHERE run_id = ? AND idx = ? ORDER BY id + 0",
     }
     for index, sql in plans.items():
         details = " ".join(row[3] for row in tx.all(f"EXPLAIN QUERY PLAN {sql}", *["x"] * sql.count("?")))

@@ -13,7 +13,7 @@ import pytest
 
 from skep.errors import NotFoundError, RecordError
 from skep.model.event import Event
-from skep.record import kept, schema
+from skep.record import kept, migrations
 from skep.record.dialect import Sqlite, Transaction
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
@@ -166,7 +166,7 @@ def test_a_lock_that_stays_is_an_error_after_bounded_tries(tmp_path: Path) -> No
     path = tmp_path / "skep.db"
     writer = Writer(Sqlite(path, busy_ms=1))
     writer.open()
-    writer.call(schema.ensure).result(5)
+    writer.call(migrations.ensure).result(5)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     call = lambda tx: kept.put_state(tx, "n", "k", b"1", now_ms=NOW, ttl_ms=0)  # noqa: E731
@@ -182,7 +182,7 @@ def test_a_lock_that_goes_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "skep.db"
     writer = Writer(Sqlite(path, busy_ms=2_000))
     writer.open()
-    writer.call(schema.ensure).result(5)
+    writer.call(migrations.ensure).result(5)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     future = writer.call(lambda tx: kept.put_state(tx, "n", "k", b"1", now_ms=NOW, ttl_ms=0))

@@ -148,6 +148,10 @@ class Dialect(Protocol):
         """Bytes that the database takes."""
         ...
 
+    def copy(self, target: Path) -> None:
+        """Writes what is committed now to a new file, while others go on writing. Blocks; raises RecordError."""
+        ...
+
 
 _PRAGMAS: Final = (
     "page_size=4096",  # a small commit touches some eight pages: with 8192 it took half as long again (0.48 against 0.34 ms)
@@ -157,6 +161,8 @@ _PRAGMAS: Final = (
     "cache_size=-32000",
     "temp_store=MEMORY",
 )
+_COPIED_PAGES: Final = 2_048
+"""Pages copied in one step, for which the interpreter lock is released."""
 _DATA_CODES: Final = {sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE}
 _BUSY_CODES: Final = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _ADVICE: Final = {
@@ -174,6 +180,11 @@ def _code(error: BaseException) -> int | None:
     """SQLite's primary result code; None for errors that Python's module raised by itself."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
+
+
+def damaged(error: BaseException | None) -> bool:
+    """Whether an error says that the file itself is broken."""
+    return error is not None and _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Sqlite:
@@ -236,3 +247,18 @@ class Sqlite:
             row = tx.one("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
             return int(row[0]) if row else 0
         return sum(file.stat().st_size for suffix in ("", "-wal") if (file := Path(f"{self.path}{suffix}")).exists())
+
+    def copy(self, target: Path) -> None:
+        if self.path is None:
+            raise RecordError("a record in memory cannot be copied; give it a data directory")
+        source = self.connect(read_only=True)
+        copy = sqlite3.connect(target, isolation_level=None)
+        try:
+            for pragma in ("journal_mode=OFF", "synchronous=OFF"):  # a copy that is cut short is thrown away
+                copy.execute(f"PRAGMA {pragma}")
+            source._connection.execute("BEGIN")  # one snapshot; without it each write of others would begin the copy anew
+            source.one("SELECT COUNT(*) FROM sqlite_master")
+            source._connection.backup(copy, pages=_COPIED_PAGES)
+        finally:
+            copy.close()
+            source.close()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 from skep.errors import ConflictError, RefusedError, SupersededError
 from skep.model.node import LogChunk
-from skep.record.dialect import Bulk, Transaction
+from skep.record.dialect import Bulk, Row, Transaction
 from skep.record.protocol import Fence, StateValue
+
+FEW_TASKS: Final = 200
+"""So many tasks' logs are read by the task; those of more by the run."""
 
 
 def raise_fence(tx: Transaction, fence: Fence) -> None:
@@ -98,6 +102,22 @@ def logs(
     one = "" if attempt is None else "AND attempt = ?"
     sql = (
         f"SELECT run_id, idx, attempt, stream, start, at_ms, data FROM logs WHERE run_id = ? AND idx = ? {one}"
-        " ORDER BY id LIMIT ? OFFSET ?"
+        " ORDER BY id + 0 LIMIT ? OFFSET ?"
     )
     return [LogChunk(*row) for row in tx.all(sql, run, task, *(() if attempt is None else (attempt,)), limit, after)]
+
+
+def log_stream(
+    tx: Transaction, run: str, tasks: Sequence[int], attempt: int | None, after: int, limit: int
+) -> list[tuple[int, LogChunk]]:
+    select = "SELECT id, run_id, idx, attempt, stream, start, at_ms, data FROM logs WHERE run_id = ?"
+    one, attempts = ("", ()) if attempt is None else (" AND attempt = ?", (attempt,))
+    if 0 < len(tasks) <= FEW_TASKS:
+        # The tasks' own rows are sorted: as a sum the id is in no index, so the one by tasks is taken.
+        sql = f"{select} AND idx IN ({', '.join('?' * len(tasks))}) AND id + 0 > ?{one} ORDER BY id + 0 LIMIT ?"
+        rows: Iterable[Row] = tx.all(sql, run, *tasks, after, *attempts, limit)
+    else:
+        wanted = set(tasks)
+        every = tx.each(f"{select} AND id > ?{one} ORDER BY id", run, after, *attempts)
+        rows = islice((row for row in every if not wanted or row[2] in wanted), limit)
+    return [(position, LogChunk(*row)) for position, *row in rows]

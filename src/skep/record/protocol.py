@@ -414,12 +414,15 @@ class Record(Protocol):
         ...
 
     async def list_runs(self, wanted: RunFilter, *, limit: int = 50, cursor: str = "") -> RunPage:
-        """A page, the newest first. Fast with a million runs, whatever the filter; `counts` are left out. Raises RefusedError
-        for a cursor that is none."""
+        """A page, the newest first. Fast with a million runs, whatever the filter; `counts` and `inputs` are left out.
+
+        So that it is fast, a page looks at 10,000 runs at most: it may be short, even empty, and have a cursor, where few runs
+        pass two filters that many pass alone. Ask on until the cursor is empty. Raises RefusedError for a cursor that is none.
+        """
         ...
 
-    async def count_runs(self, namespace: str = "") -> dict[int, int]:
-        """RunState to how many; ended ones only of the last day."""
+    async def count_runs(self, namespace: str = "", *, now_ms: int = 0) -> dict[int, int]:
+        """RunState to how many; ended ones only of the day before `now_ms` (0: before the last end)."""
         ...
 
     async def tasks(self, run: str) -> list[TaskRow]: ...

@@ -11,21 +11,24 @@ from skep.errors import NotFoundError
 from skep.model.event import Event
 from skep.model.node import failure
 from skep.model.run import AttemptView, Token
-from skep.model.state import RunState
+from skep.model.state import RunState, TaskState
 from skep.record.dialect import Row, Transaction
 from skep.record.protocol import Expansion, RunRow, TaskRow
 
 RUN_COLUMNS: Final = (
-    "id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, state, reason, paused, loaded, command,"
-    " accepted_ms, started_ms, finished_ms, task_count"
+    "id, engine, workflow, digest, namespace, priority, timeout_ms, state, reason, paused, loaded, command, applied,"
+    " task_count, accepted_ms, started_ms, finished_ms, due_ms, parent_run, parent_task, depth, schedule, base, labels, inputs"
 )
 _RUN_FIELDS: Final = tuple(RUN_COLUMNS.split(", "))
+_TASK_COLUMNS: Final = "idx, state, attempts, node, reason, started_ms, finished_ms, output, error, due_ms"
 _EVENTS = msgspec.json.Decoder(list[Event])
 
 
-def run_row(row: Row) -> RunRow:
+def run_row(row: Sequence[Any]) -> RunRow:
     """A row of `RUN_COLUMNS`."""
     fields = dict(zip(_RUN_FIELDS, row, strict=True))
+    parent, task = fields.pop("parent_run"), fields.pop("parent_task")
+    fields["parent"] = (parent, task) if parent else None
     fields["labels"] = msgspec.json.decode(fields["labels"])
     fields["paused"] = bool(fields["paused"])
     fields["started_ms"] = fields["started_ms"] or None
@@ -44,34 +47,71 @@ def run(tx: Transaction, run: str) -> RunRow:
     row = tx.one(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?", run)
     if row is None:
         raise NotFoundError(f"there is no run {run}")
-    return run_row(row)
+    found = run_row(row)
+    found.counts = _counts(tx, run, found.task_count)
+    return found
+
+
+def _counts(tx: Transaction, run: str, total: int) -> tuple[int, ...]:
+    counts = [0] * len(TaskState)
+    for state, count in tx.all("SELECT state, COUNT(*) FROM tasks WHERE run_id = ? GROUP BY state", run):
+        counts[state] = count
+    counts[TaskState.WAITING] += max(total - sum(counts), 0)
+    return tuple(counts)
 
 
 def tasks(tx: Transaction, run: str) -> list[TaskRow]:
-    sql = (
-        "SELECT idx, state, attempts, node, reason, started_ms, finished_ms, output, error FROM tasks"
-        " WHERE run_id = ? ORDER BY idx"
+    return [_task_row(row) for row in tx.all(f"SELECT {_TASK_COLUMNS} FROM tasks WHERE run_id = ? ORDER BY idx", run)]
+
+
+def task(tx: Transaction, run: str, index: int) -> TaskRow | None:
+    row = tx.one(f"SELECT {_TASK_COLUMNS} FROM tasks WHERE run_id = ? AND idx = ?", run, index)
+    return _task_row(row) if row else None
+
+
+def list_tasks(
+    tx: Transaction, run: str, states: Sequence[int], after: int, limit: int, indexes: Sequence[int] | None
+) -> list[TaskRow]:
+    one = f"AND state IN ({', '.join('?' * len(states))})" if states else ""
+    select = f"SELECT {_TASK_COLUMNS} FROM tasks WHERE run_id = ? AND idx > ? {one}"
+    if indexes is None:
+        return [_task_row(row) for row in tx.all(f"{select} ORDER BY idx LIMIT ?", run, after, *states, limit)]
+    found: list[TaskRow] = []
+    named = sorted({index for index in indexes if index > after})
+    for start in range(0, len(named), 500):
+        part = named[start : start + 500]
+        sql = f"{select} AND idx IN ({', '.join('?' * len(part))}) ORDER BY idx LIMIT ?"
+        found += map(_task_row, tx.all(sql, run, after, *states, *part, limit - len(found)))
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _task_row(row: Row) -> TaskRow:
+    index, state, attempts, node, reason, started_ms, finished_ms, output, error, due_ms = row
+    return TaskRow(
+        index=index,
+        state=state,
+        attempts=attempts or 0,
+        node=node or "",
+        reason=reason or "",
+        started_ms=started_ms or None,
+        finished_ms=finished_ms or None,
+        output=output or b"",
+        error=error or b"",
+        due_ms=due_ms or None if state == TaskState.DELAYED else None,
     )
-    return [
-        TaskRow(
-            index=index,
-            state=state,
-            attempts=attempts or 0,
-            node=node or "",
-            reason=reason or "",
-            started_ms=started_ms or None,
-            finished_ms=finished_ms or None,
-            output=output or b"",
-            error=error or b"",
-        )
-        for index, state, attempts, node, reason, started_ms, finished_ms, output, error in tx.all(sql, run)
-    ]
 
 
 def attempts(tx: Transaction, run: str) -> dict[int, list[AttemptView]]:
-    # An attempt whose end no event told (its engine was rebuilt and its node did not return) is lost once its task moved on.
+    # An attempt whose end no event told (its engine was rebuilt and its node did not return) is lost once its task moved on; a
+    # wait that was swept, or whose task came to be ready again, ended with that.
     sql = (
-        "SELECT a.idx, a.attempt, CASE WHEN a.state = 'running' AND (t.state <> 3 OR t.attempts > a.attempt) THEN 'lost'"
+        "SELECT a.idx, a.attempt, CASE WHEN a.state = 'returned' THEN 'lost'"
+        " WHEN a.state = 'running' AND (t.state <> 3 OR t.attempts > a.attempt) THEN 'lost'"
+        " WHEN a.state = 'parked' AND t.attempts > a.attempt THEN 'snoozed'"
+        " WHEN a.state = 'parked' AND t.state = 7 THEN 'cancelled' WHEN a.state = 'parked' AND t.state = 6 THEN 'failed'"
+        " WHEN a.state = 'parked' AND t.state <> 4 THEN 'snoozed'"
         " ELSE a.state END, a.node, a.token_epoch, a.token_n, a.granted_ms, a.started_ms, a.finished_ms, a.error"
         " FROM attempts a LEFT JOIN tasks t ON t.run_id = a.run_id AND t.idx = a.idx"
         " WHERE a.run_id = ? ORDER BY a.idx, a.attempt"
@@ -102,7 +142,7 @@ def _decoded(error: bytes | None) -> Any:
 
 
 def expansions(tx: Transaction, run: str) -> list[Expansion]:
-    rows = tx.all("SELECT parent, first, count FROM expansions WHERE run_id = ? ORDER BY parent", run)
+    rows = tx.all("SELECT parent, first, count FROM expansions WHERE run_id = ? ORDER BY first", run)
     return [Expansion(parent, first, count) for parent, first, count in rows]
 
 
@@ -120,6 +160,11 @@ def _of_tasks(tx: Transaction, sql: str, run: str, tasks: Sequence[int]) -> Iter
     for start in range(0, len(tasks), 500):
         part = tasks[start : start + 500]
         yield from tx.all(f"{sql} ({', '.join('?' * len(part))})", run, *part)
+
+
+def last_event(tx: Transaction, run: str) -> Token:
+    row = tx.one("SELECT epoch, last FROM events WHERE run_id = ? ORDER BY epoch DESC, first DESC LIMIT 1", run)
+    return Token(*row) if row else Token(0, 0)
 
 
 def events(tx: Transaction, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:

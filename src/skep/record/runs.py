@@ -11,6 +11,7 @@ import msgspec
 from skep.errors import NotFoundError, RefusedError, WrongStateError
 from skep.model.state import RunState, TaskState
 from skep.record.dialect import Transaction, Trouble
+from skep.record.labels import add_labels
 from skep.record.protocol import Command, EngineRow, NewRun, RunRow
 from skep.record.read import RUN_COLUMNS, run_row
 from skep.record.schema import RANK, UNFINISHED
@@ -58,11 +59,13 @@ def abandon(tx: Transaction, name: str, now_ms: int) -> int:
         unfinished = tx.all(f"SELECT id, task_count FROM runs WHERE engine = ? AND {UNFINISHED}", name)
         for id, count in unfinished:
             tx.run(_CANCEL_ALL, count, id, now_ms, count)
-            sql = "UPDATE attempts SET state = 'cancelled', finished_ms = ? WHERE run_id = ? AND state = 'running'"
+            sql = "UPDATE attempts SET state = 'cancelled', finished_ms = ? WHERE run_id = ? AND state IN ('running', 'parked')"
             tx.run(sql, now_ms, id)
+            tx.run("DELETE FROM waits WHERE run_id = ?", id)
             sql = "UPDATE runs SET state = ?, reason = 'abandoned', finished_ms = ? WHERE id = ?"
             tx.run(sql, int(RunState.FAILED), now_ms, id)
         tx.run("DELETE FROM events WHERE run_id = ?", name)
+        tx.run("DELETE FROM nodes WHERE engine = ?", name)
         tx.run("DELETE FROM engines WHERE id = ?", name)
     return len(unfinished)
 
@@ -92,9 +95,10 @@ def body_digest(run: NewRun) -> str:
 
 
 def _accept(tx: Transaction, run: NewRun) -> str:
-    for word, text in (("id", run.id), ("namespace", run.namespace), ("workflow", run.workflow), ("key", run.idempotency_key)):
-        if text is not None and "\0" in text:
-            raise RefusedError(f"run {run.id!r}: its {word} holds a NUL character")
+    parent, task = run.parent or ("", -1)
+    texts = (run.id, run.namespace, run.workflow, run.schedule, run.base, parent, *run.labels, *run.labels.values())
+    if any("\0" in text for text in texts) or "\0" in (run.idempotency_key or ""):
+        raise RefusedError(f"run {run.id!r}: a name, label or key of it holds a NUL character")
     body = body_digest(run)
     if run.idempotency_key is not None:
         sql = "SELECT id, body_digest FROM runs WHERE namespace = ? AND idempotency_key = ?"
@@ -104,15 +108,18 @@ def _accept(tx: Transaction, run: NewRun) -> str:
                     f"idempotency key {run.idempotency_key!r} belongs to run {known[0]} with another body; use a new key"
                 )
             return str(known[0])
-    stored = tx.run(
+    stored = tx.one(
         "INSERT INTO runs (id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, idempotency_key,"
-        " body_digest, accepted_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        " body_digest, accepted_ms, due_ms, parent_run, parent_task, depth, schedule, base)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING seq",
         *(run.id, run.engine, run.workflow, run.digest, run.inputs, run.namespace, run.priority),
         *(msgspec.json.encode(run.labels), run.timeout_ms, run.idempotency_key, body, run.accepted_ms),
+        *(run.due_ms, parent, task, run.depth, run.schedule, run.base),
     )
     if stored:
         sql = "INSERT INTO definitions (digest, body) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
         tx.run(sql, run.digest, run.definition)
+        add_labels(tx, stored[0], run.accepted_ms, run.labels)
     elif tx.one("SELECT digest FROM runs WHERE id = ?", run.id) != (run.digest,):
         raise RefusedError(f"run {run.id} is known with another definition; use a new id")
     return run.id
@@ -123,23 +130,34 @@ def _accept(tx: Transaction, run: NewRun) -> str:
 
 def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> Command:
     with tx.savepoint():
-        row = tx.one("UPDATE runs SET command = command + 1 WHERE id = ? RETURNING command, state", run)
-        if row is None:
-            raise NotFoundError(f"there is no run {run}")
-        number, state = row
-        sql = "INSERT INTO commands (run_id, number, verb, data, at_ms) VALUES (?, ?, ?, ?, ?)"
-        tx.run(sql, run, number, verb, data, at_ms)
-        if verb == "retry" and RunState(state).ended:
+        made, state = numbered(tx, run, verb, data, at_ms)
+        if verb == "retry" and state.ended:
             # Unfinished and unloaded again, or no server would ever come upon the command.
             sql = "UPDATE runs SET state = ?, reason = '', loaded = 0, finished_ms = 0 WHERE id = ?"
             tx.run(sql, int(RunState.QUEUED), run)
-    return Command(run=run, number=number, verb=verb, data=data, at_ms=at_ms)
+    return made
+
+
+def numbered(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> tuple[Command, RunState]:
+    """Stores a command under the run's next number; and the state of the run. Raises NotFoundError."""
+    row = tx.one("UPDATE runs SET command = command + 1 WHERE id = ? RETURNING command, state", run)
+    if row is None:
+        raise NotFoundError(f"there is no run {run}")
+    number, state = row
+    sql = "INSERT INTO commands (run_id, number, verb, data, at_ms) VALUES (?, ?, ?, ?, ?)"
+    tx.run(sql, run, number, verb, data, at_ms)
+    return Command(run=run, number=number, verb=verb, data=data, at_ms=at_ms), RunState(state)
 
 
 def commands(tx: Transaction, engine: str, after: Mapping[str, int]) -> list[Command]:
-    rows = tx.each(
-        "SELECT c.run_id, c.number, c.verb, c.data, c.at_ms FROM runs JOIN commands c ON c.run_id = runs.id"
-        f" WHERE runs.engine = ? AND runs.{UNFINISHED} AND runs.command > 0 ORDER BY c.run_id, c.number",
+    """Decisions are found by the waits that they decide: these are over when they had their effect."""
+    rows = tx.all(
+        "SELECT c.run_id, c.number, c.verb, c.data, c.at_ms FROM runs r JOIN commands c ON c.run_id = r.id"
+        f" WHERE r.engine = ? AND r.{UNFINISHED} AND r.command > r.applied AND c.number > r.applied AND c.verb <> 'decide'"
+        " UNION ALL SELECT c.run_id, c.number, c.verb, c.data, c.at_ms FROM waits w JOIN runs r ON r.id = w.run_id"
+        " JOIN commands c ON c.run_id = w.run_id AND c.number = w.decided"
+        f" WHERE w.decided > 0 AND r.engine = ? AND r.{UNFINISHED} ORDER BY 1, 2",
+        engine,
         engine,
     )
     return [
@@ -151,10 +169,16 @@ def commands(tx: Transaction, engine: str, after: Mapping[str, int]) -> list[Com
 
 def unloaded(tx: Transaction, engine: str, epoch: int, limit: int, now_ms: int) -> list[RunRow]:
     sql = (
-        f"SELECT {RUN_COLUMNS} FROM runs WHERE engine = ? AND {UNFINISHED} AND loaded < ?"
+        f"SELECT {RUN_COLUMNS} FROM runs WHERE engine = ? AND {UNFINISHED} AND loaded < ? AND due_ms <= ?"
         f" ORDER BY {RANK}, accepted_ms, id LIMIT ?"
     )
-    return [run_row(row) for row in tx.all(sql, engine, epoch, limit)]
+    return [run_row(row) for row in tx.all(sql, engine, epoch, now_ms, limit)]
+
+
+def next_due_ms(tx: Transaction, engine: str, now_ms: int) -> int:
+    sql = f"SELECT MIN(due_ms) FROM runs WHERE engine = ? AND {UNFINISHED} AND due_ms > 0 AND due_ms > ?"
+    row = tx.one(sql, engine, now_ms)
+    return int(row[0] or 0) if row else 0
 
 
 def unfinished(tx: Transaction, engine: str) -> int:

@@ -1,115 +1,61 @@
-"""The record on SQL: the `Record` of `protocol`, made of the plain functions of this package.
-
-Writes go to the writer thread, reads to a few reader threads with connections of their own. In memory there is one connection,
-so reads take the writer's way too; inline, everything runs on the thread that calls and no method ever suspends.
-"""
+"""The record on SQL: the `Record` of `protocol`, made of the plain functions of this package."""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
-from skep.errors import RecordError
 from skep.model.event import Event
 from skep.model.node import LogChunk
 from skep.model.run import AttemptView, Token
-from skep.record import artifacts, kept, prune, read, runs, schema, transcribe
-from skep.record.connection import Readers
-from skep.record.dialect import Dialect, Sqlite, Transaction
-from skep.record.protocol import Command, EngineRow, Expansion, Fence, NewRun, RunRow, StateValue, TaskRow
-from skep.record.writer import Writer
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from skep.record import (
+    artifacts,
+    backup,
+    definitions,
+    kept,
+    listing,
+    nodes,
+    prune,
+    read,
+    restore,
+    runs,
+    schedules,
+    transcribe,
+    waits,
+)
+from skep.record.doors import Doors
+from skep.record.protocol import (
+    Command,
+    Definition,
+    EngineRow,
+    Expansion,
+    Fence,
+    NewRun,
+    NodeRow,
+    RestoredRun,
+    RunFilter,
+    RunPage,
+    RunRow,
+    ScheduleRow,
+    Signal,
+    StateValue,
+    TaskRow,
+    WaitRow,
+)
 
 FEW: Final = 8
 """Runs or events that make a small call."""
-READERS: Final = 2
-"""Reader threads: a long listing does not hold up a short question."""
+PRUNED: Final = 200
+"""Runs that one step of `prune` takes."""
 
 
-class SqlRecord:
-    """A record in the SQLite file `path`; None: in memory, gone at close.
+class SqlRecord(Doors):
+    """The `Record`; see `Doors` for where it is kept."""
 
-    `folder`: of artifacts; by default `artifacts` beside the file. `inline`: no threads at all, for tests on virtual time.
-    """
-
-    def __init__(self, path: Path | None = None, *, folder: Path | None = None, inline: bool = False) -> None:
-        self._dialect: Dialect = Sqlite(path)
-        self._folder = folder or (path.parent / "artifacts" if path else None)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self.files = artifacts.Files(self._folder or Path())
-        self._inline = inline
-        self.writer = Writer(self._dialect, inline=inline)
-        """Its `calls`, `commits` and `commit_ms` are counted since the start."""
-        self._readers: Readers | None = None
-        self._threads: ThreadPoolExecutor | None = None
-
-    # -- the doors
-
-    def call(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """The blocking door, for threads without an event loop: `call(kept.put_state, …).result()`. Runs a function of this
-        package in the writer's next transaction; the future is done after the commit, or carries a SkepError."""
-        return self.writer.call(lambda tx: fn(tx, *args, **kwargs))
-
-    async def _write(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.writer.ask(lambda tx: fn(tx, *args, **kwargs))
-
-    async def _write_small(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.writer.ask(lambda tx: fn(tx, *args, **kwargs), small=True)
-
-    async def _read(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._readers is None:
-            return await self._write(fn, *args, **kwargs)
-        return await self._aside(self._readers.read, lambda tx: fn(tx, *args, **kwargs))
-
-    async def _aside(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs what blocks on a thread, unless inline."""
-        if self._inline:
-            return fn(*args, **kwargs)
-        if self._threads is None:
-            raise RecordError("the record is not open; open it first, and make no calls after close")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(fn, *args, **kwargs))
-
-    # -- its life
-
-    async def open(self) -> None:
-        if self._threads is None and not self._inline:
-            self._threads = ThreadPoolExecutor(READERS, "skep-reader")
-        try:
-            await self._aside(self.writer.open)
-            await self._write(schema.ensure)
-        except BaseException:
-            await self.close()
-            raise
-        if self._readers is None and self._dialect.shared and not self._inline:
-            self._readers = Readers(self._dialect)
-        if self._folder is None and self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="skep-artifacts-")
-            self.files = artifacts.Files(Path(self._temporary.name))
-
-    def give_up(self) -> None:
-        """Every write fails at once from now on, so that nothing which is to end waits for a disk; only `close` may follow."""
-        self.writer.give_up()
-
-    async def close(self) -> None:
-        """Finishes what is queued. Harmless when repeated, and after an `open` that failed."""
-        if self._inline or self._threads is not None:
-            await self._aside(self.writer.close)
-        if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
-        if self._readers is not None:
-            self._readers.close()
-            self._readers = None
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary = None
+    _backups = 0
+    """How many are being made: artifacts stay meanwhile."""
 
     # -- engines
 
@@ -140,6 +86,12 @@ class SqlRecord:
     async def unloaded(self, engine: str, epoch: int, limit: int, now_ms: int) -> list[RunRow]:
         return await self._read(runs.unloaded, engine, epoch, limit, now_ms)
 
+    async def next_due_ms(self, engine: str, now_ms: int) -> int:
+        return await self._read(runs.next_due_ms, engine, now_ms)
+
+    async def restore(self, wanted: Sequence[str]) -> dict[str, RestoredRun]:
+        return await self._read(restore.restore, wanted)
+
     async def unfinished(self, engine: str) -> int:
         return await self._read(runs.unfinished, engine)
 
@@ -151,6 +103,68 @@ class SqlRecord:
         write = self._write_small if last else self._write
         await write(transcribe.transcribe, engine, epoch, after, events)
 
+    # -- waits, events
+
+    async def waits(
+        self, engine: str, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), namespace: str = "", limit: int = 1_000_000
+    ) -> list[WaitRow]:
+        return await self._read(waits.waits, engine, kinds, runs, namespace, limit)
+
+    async def decide(self, run: str, task: int, attempt: int, data: bytes, at_ms: int) -> Command:
+        return await self._write(waits.decide, run, task, attempt, data, at_ms)
+
+    async def send(self, signal: Signal) -> bool:
+        return await self._write(waits.send, signal)
+
+    async def signals(self, namespace: str, name: str, key: str, from_ms: int, limit: int = 1) -> list[Signal]:
+        return await self._read(waits.signals, namespace, name, key, from_ms, limit)
+
+    # -- definitions, schedules, nodes, flags
+
+    async def put_definition(self, namespace: str, name: str, digest: str, body: bytes, note: str, at_ms: int) -> Definition:
+        return await self._write(definitions.put, namespace, name, digest, body, note, at_ms)
+
+    async def definitions(self, namespace: str = "", name: str = "") -> list[Definition]:
+        return await self._read(definitions.listed, namespace, name)
+
+    async def stored_definition(self, namespace: str, name: str, version: int = 0) -> Definition:
+        return await self._read(definitions.stored, namespace, name, version)
+
+    async def remove_definition(self, namespace: str, name: str) -> int:
+        return await self._write(definitions.remove, namespace, name)
+
+    async def put_schedule(self, namespace: str, name: str, spec: bytes, next_ms: int, at_ms: int) -> ScheduleRow:
+        return await self._write(schedules.put, namespace, name, spec, next_ms, at_ms)
+
+    async def schedules(self, namespace: str = "", due_ms: int = 0) -> list[ScheduleRow]:
+        return await self._read(schedules.listed, namespace, due_ms)
+
+    async def schedule(self, namespace: str, name: str) -> ScheduleRow:
+        return await self._read(schedules.one, namespace, name)
+
+    async def remove_schedule(self, namespace: str, name: str) -> bool:
+        return await self._write(schedules.remove, namespace, name)
+
+    async def move_schedule(
+        self, row: ScheduleRow, *, fired_ms: int | None = None, next_ms: int | None = None, paused: bool | None = None
+    ) -> bool:
+        return await self._write(schedules.move, row, fired_ms, next_ms, paused)
+
+    async def next_schedule_ms(self) -> int:
+        return await self._read(schedules.next_ms)
+
+    async def nodes(self, engine: str) -> list[NodeRow]:
+        return await self._read(nodes.nodes, engine)
+
+    async def want_drain(self, engine: str, node: str, on: bool, at_ms: int) -> None:
+        await self._write(nodes.want_drain, engine, node, on, at_ms)
+
+    async def flags(self) -> dict[str, str]:
+        return await self._read(nodes.flags)
+
+    async def set_flag(self, name: str, value: str | None) -> None:
+        await self._write(nodes.set_flag, name, value)
+
     # -- reading
 
     async def definition(self, digest: str) -> bytes:
@@ -159,8 +173,25 @@ class SqlRecord:
     async def run(self, run: str) -> RunRow:
         return await self._read(read.run, run)
 
+    async def find_run(self, prefix: str) -> str:
+        return await self._read(listing.find_run, prefix)
+
+    async def list_runs(self, wanted: RunFilter, *, limit: int = 50, cursor: str = "") -> RunPage:
+        return await self._read(listing.page, wanted, limit, cursor)
+
+    async def count_runs(self, namespace: str = "", *, now_ms: int = 0) -> dict[int, int]:
+        return await self._read(listing.count_runs, namespace, now_ms)
+
     async def tasks(self, run: str) -> list[TaskRow]:
         return await self._read(read.tasks, run)
+
+    async def task(self, run: str, index: int) -> TaskRow | None:
+        return await self._read(read.task, run, index)
+
+    async def list_tasks(
+        self, run: str, *, states: Sequence[int] = (), after: int = -1, limit: int = 1_000, indexes: Sequence[int] | None = None
+    ) -> list[TaskRow]:
+        return await self._read(read.list_tasks, run, states, after, limit, indexes)
 
     async def attempts(self, run: str) -> dict[int, list[AttemptView]]:
         return await self._read(read.attempts, run)
@@ -173,6 +204,9 @@ class SqlRecord:
 
     async def errors(self, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
         return await self._read(read.errors, run, tasks)
+
+    async def last_event(self, run: str) -> Token:
+        return await self._read(read.last_event, run)
 
     async def events(self, run: str, after: Token, limit: int) -> list[tuple[Token, Event]]:
         return await self._read(read.events, run, after, limit)
@@ -213,6 +247,11 @@ class SqlRecord:
     ) -> list[LogChunk]:
         return await self._read(kept.logs, run, task, attempt, after=after, limit=limit)
 
+    async def log_stream(
+        self, run: str, tasks: Sequence[int] = (), *, attempt: int | None = None, after: int = 0, limit: int = 1_000
+    ) -> list[tuple[int, LogChunk]]:
+        return await self._read(kept.log_stream, run, tasks, attempt, after, limit)
+
     async def put_artifact(self, run: str, data: bytes, now_ms: int) -> str:
         artifact = await self._aside(artifacts.artifact_id, data)
         await self._write(artifacts.link, artifact, run, len(data), now_ms)
@@ -223,7 +262,29 @@ class SqlRecord:
         return await self._aside(self.files.read, artifact)
 
     async def prune(self, *, ended_before_ms: int, now_ms: int, limit: int) -> int:
-        return await self._write(prune.prune, self.files, ended_before_ms=ended_before_ms, now_ms=now_ms, limit=limit)
+        gone = 0
+        while gone < limit:
+            taken = await self._write(prune.take_runs, ended_before_ms, min(limit - gone, PRUNED))
+            gone += taken
+            while await self._write(prune.sweep):
+                pass
+            if taken < PRUNED:
+                break
+        while await self._write(prune.age, ended_before_ms=ended_before_ms, now_ms=now_ms):
+            pass
+        while not self._backups and await self._write(prune.orphans, self.files, now_ms):
+            pass
+        return gone
+
+    async def backup(self, target: Path) -> dict[str, Any]:
+        size = await self._read(self._dialect.size)
+        self._backups += 1
+        try:
+            if self._inline:
+                return backup.backup(self._dialect, size, self.files, target)
+            return await asyncio.to_thread(backup.backup, self._dialect, size, self.files, target)
+        finally:
+            self._backups -= 1
 
     async def stats(self) -> dict[str, Any]:
         found = await self._read(read.stats)

@@ -11,7 +11,7 @@ import msgspec
 from skep.errors import RecordError, StaleEpochError
 from skep.model.event import Event
 from skep.record.dialect import Bulk, Transaction, Trouble
-from skep.record.fold import clean, fold
+from skep.record.fold import ALL_SO_FAR, clean, fold
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,13 @@ def _keep(table: str, *columns: str) -> str:
 
 _CHUNKS: Final = Bulk("INSERT INTO events (run_id, epoch, first, last, count, at_ms, events) VALUES", "(?, ?, ?, ?, ?, ?, ?)")
 _TASKS: Final = Bulk(
-    "INSERT INTO tasks (run_id, idx, state, attempts, node, reason, started_ms, finished_ms, output, error) VALUES",
-    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    "ON CONFLICT (run_id, idx) DO UPDATE SET state = excluded.state, "
-    + _keep("tasks", "attempts", "node", "reason", "started_ms", "finished_ms", "output", "error"),
+    "INSERT INTO tasks (run_id, idx, state, attempts, node, reason, started_ms, finished_ms, output, error, due_ms, since)"
+    " VALUES",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "ON CONFLICT (run_id, idx) DO UPDATE SET state = excluded.state,"
+    f" since = CASE excluded.since WHEN {ALL_SO_FAR} THEN COALESCE(tasks.attempts, 0)"
+    " ELSE COALESCE(excluded.since, tasks.since) END, "
+    + _keep("tasks", "attempts", "node", "reason", "started_ms", "finished_ms", "output", "error", "due_ms"),
 )
 _ATTEMPTS: Final = Bulk(
     "INSERT INTO attempts (run_id, idx, attempt, state, token_epoch, token_n, first_epoch, first_n, node, granted_ms,"
@@ -37,6 +40,9 @@ _ATTEMPTS: Final = Bulk(
     " first_epoch = COALESCE(attempts.first_epoch, excluded.first_epoch),"
     " first_n = COALESCE(attempts.first_n, excluded.first_n), "
     + _keep("attempts", "token_epoch", "token_n", "node", "granted_ms", "started_ms", "finished_ms", "error"),
+)
+_ADOPTED: Final = Bulk(
+    "INSERT INTO attempts (run_id, idx, attempt, state, granted_ms) VALUES", "(?, ?, ?, 'running', ?)", "ON CONFLICT DO NOTHING"
 )
 _EXPANSIONS: Final = Bulk(
     "INSERT INTO expansions (run_id, parent, first, count) VALUES",
@@ -51,15 +57,28 @@ _READY: Final = Bulk(
     " WHERE tasks.run_id = news.run_id AND tasks.idx = news.idx AND tasks.state < 5",
 )
 _RUNS: Final = Bulk(
-    "WITH news (id, loaded, state, reason, paused, started_ms, finished_ms, task_count) AS (VALUES",
+    "WITH news (id, loaded, state, reason, paused, started_ms, finished_ms, task_count, applied) AS (VALUES",
     "(CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT),"
-    " CAST(? AS BIGINT), CAST(? AS BIGINT))",
+    " CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT))",
     ") UPDATE runs SET loaded = COALESCE(news.loaded, runs.loaded), state = COALESCE(news.state, runs.state),"
     " reason = COALESCE(news.reason, runs.reason), paused = COALESCE(news.paused, runs.paused),"
     " started_ms = CASE runs.started_ms WHEN 0 THEN COALESCE(news.started_ms, 0) ELSE runs.started_ms END,"
     " finished_ms = COALESCE(news.finished_ms, runs.finished_ms),"
-    " task_count = CASE WHEN news.task_count > runs.task_count THEN news.task_count ELSE runs.task_count END"
+    " task_count = CASE WHEN news.task_count > runs.task_count THEN news.task_count ELSE runs.task_count END,"
+    " applied = CASE WHEN news.applied > runs.applied THEN news.applied ELSE runs.applied END"
     " FROM news WHERE runs.id = news.id",
+)
+_WAITS: Final = Bulk(
+    "INSERT INTO waits (run_id, idx, attempt, kind, event, key, since_ms, due_ms, data) VALUES",
+    "(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "ON CONFLICT (run_id, idx) DO UPDATE SET attempt = excluded.attempt, kind = excluded.kind, event = excluded.event,"
+    " key = excluded.key, since_ms = excluded.since_ms, due_ms = excluded.due_ms, decided = 0, data = excluded.data",
+)
+_OVER: Final = Bulk("DELETE FROM waits WHERE (run_id, idx) IN (VALUES", "(CAST(? AS TEXT), CAST(? AS BIGINT))", ")")
+_NODES: Final = Bulk(
+    "INSERT INTO nodes (engine, id, incarnation, state, at_ms) VALUES",
+    "(?, ?, ?, ?, ?)",
+    "ON CONFLICT (engine, id) DO UPDATE SET incarnation = excluded.incarnation, state = excluded.state, at_ms = excluded.at_ms",
 )
 
 
@@ -111,6 +130,12 @@ def _write(tx: Transaction, engine: str, epoch: int, events: Sequence[Event]) ->
     tx.many(_READY, [place for place in changes.ready if place not in changes.tasks])
     # In the order of the primary keys, which are unique here: the tables are their own index, and neighbours share a page.
     tx.many(_TASKS, sorted(map(astuple, changes.tasks.values())))
+    if changes.adopted:
+        tx.many(_ADOPTED, [(*place, at_ms) for place, at_ms in changes.adopted.items()])
     tx.many(_ATTEMPTS, sorted(map(astuple, changes.attempts.values())))
     tx.many(_EXPANSIONS, [(*place, *children) for place, children in changes.expansions.items()])
     tx.many(_RUNS, [astuple(run) for run in changes.runs.values()])
+    if tx.one("SELECT 1 FROM waits LIMIT 1"):
+        tx.many(_OVER, [place for place in changes.tasks.keys() | changes.ready.keys() if place not in changes.waits])
+    tx.many(_WAITS, [astuple(wait) for wait in changes.waits.values()])
+    tx.many(_NODES, [(engine, *astuple(node)) for node in changes.nodes.values()])
