@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -81,16 +82,18 @@ class Mask:
 
 
 def _forms(secret: str) -> set[str]:
-    """How a secret may show: as it is, line by line, and as a shell (`set -x`) or JSON writes it."""
+    """How a secret may show: as it is, line by line, and as a shell (`set -x`), JSON or a URL writes it."""
     escaped = msgspec.json.encode(secret.encode(errors="replace").decode()).decode()[1:-1]
-    return {secret, secret.strip(), shlex.quote(secret), escaped, *(line.strip() for line in secret.splitlines())}
+    in_url = [quote(secret, safe, errors="surrogatepass") for safe in ("", "/")]
+    lines = (line.strip() for line in secret.splitlines())
+    return {secret, secret.strip(), shlex.quote(secret), escaped, *in_url, *lines}
 
 
 def fill_secrets(call: Call, secrets: Mapping[str, str]) -> tuple[Call, Mask]:
     """The call with its secrets in place, and the mask for what comes back. Raises Failed (`Secrets`) when one is missing."""
     if not call.needs_secrets:
         return call, Mask()
-    quote = shlex.quote if call.executor == "run" and isinstance(call.call, str) else None
+    in_shell = shlex.quote if call.executor == "run" and isinstance(call.call, str) else None
     scope = Scope({"secrets": secrets})
     named: set[str] = set()
     filled: dict[str, Any] = {}
@@ -98,13 +101,13 @@ def fill_secrets(call: Call, secrets: Mapping[str, str]) -> tuple[Call, Mask]:
         for part in ("call", "args", "env", "cwd"):
             value = compile_value(getattr(call, part))
             named |= value.secrets
-            filled[part] = value.render(scope, quote if part == "call" else None)
+            filled[part] = value.render(scope, in_shell if part == "call" else None)
     except ExpressionError as error:  # its text never holds a value
         missing = sorted(named - secrets.keys())
         listed = ", ".join(f"'{name}'" for name in missing)
         advice = f"this node has no secret {listed}; set {SECRET}{missing[0]} where Skep is started" if missing else str(error)
         raise Failed(ErrorInfo("Secrets", advice)) from None
-    if not isinstance(filled["call"], str):
+    if isinstance(filled["call"], list | tuple):
         filled["call"] = tuple(map(_word, filled["call"]))
     if filled["env"]:
         filled["env"] = {name: _word(value) for name, value in filled["env"].items()}
