@@ -168,10 +168,8 @@ class Client:
             if connection.sock is None:
                 connection.connect()
         except (FileNotFoundError, ConnectionRefusedError):
-            raise UnreachableError(
-                f"no server runs on {self.home}; start one with `skep up`"
-                + ("" if str(self.home) == str(data_home()) else f" --data {self.home}")
-            ) from None
+            where = "" if self.home == data_home() else f" --data {self.home}"
+            raise UnreachableError(f"no server runs on {self.home}; start one with `skep up{where}`") from None
         except OSError as error:
             raise UnreachableError(f"the server's socket {self._path} cannot be used: {error.strerror or error}") from None
         connection.request(method, url, body=data, headers=headers)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final
 
 from skep.client import Client, UnreachableError
-from skep.node.supervisor import listed
+from skep.node.detached import listed
 
 READY_S: Final = 30.0
 TAIL: Final = 3_000

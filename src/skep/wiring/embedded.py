@@ -107,7 +107,7 @@ class Embedded:
 
     async def _start(self, engine: MemoryEngine) -> None:
         parts = self._parts = Parts(engine, self.record, self._clock, self._id, self._feed, self._chance)
-        self._loops = parts.loops
+        self._loops = [*parts.loops, parts.waits]
         self.hub = parts.core()
         if self._inline is not None:
             for loop in self._loops:

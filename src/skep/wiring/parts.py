@@ -21,6 +21,7 @@ from skep.upkeep.outputs import Outputs
 from skep.upkeep.place import PlaceLoop
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
+from skep.upkeep.waits import WaitLoop
 
 
 class Parts:
@@ -49,17 +50,18 @@ class Parts:
         self.transcribe = TranscribeLoop(engine, record, engine_id, self._told)
         self.promote = PromoteLoop(engine, clock)
         self.reap = ReapLoop(engine, clock)
+        self.runs = Runs(record, self.catalog, self.load, feed, clock, engine_id)
+        self.work = Work(engine, record, self.catalog, clock, chance)
+        self.waits = WaitLoop(engine, record, self.catalog, self.load, self.runs, clock, engine_id, chance)
         self.loops: list[Loop] = [self.transcribe, self.load, self.place, self.promote, self.reap]
-        """In the order in which they are started; the first one is stopped last."""
+        """In the order in which they are started; the first one is stopped last. `waits` starts when the runs are loaded."""
         engine.listen("ready", self.place.wake)
         engine.listen("events", self.transcribe.wake)
         for timer in (self.promote, self.reap):
             engine.listen("due", timer.wake)
-        self.runs = Runs(record, self.catalog, self.load, feed, clock, engine_id)
-        self.work = Work(engine, record, self.catalog, clock, chance)
         self.work.on_log = self._logged
         self.runs.progress_of = self.work.progress_of
-        self.tellers: list[Callable[[Sequence[Event]], None]] = []
+        self.tellers: list[Callable[[Sequence[Event]], None]] = [self.waits.told]
         """Loops and nouns that are told of every recorded batch before the feed is."""
 
     def core(self) -> Core:

@@ -21,7 +21,7 @@ from typing import Final
 import uvloop
 
 from skep.model.node import NodeInfo
-from skep.node.supervisor import Listed, listed
+from skep.node.detached import Listed, listed
 from skep.wiring.server import Server
 
 STOP_S: Final = 10.0

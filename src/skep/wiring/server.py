@@ -27,7 +27,7 @@ from skep.hub.schedules import Schedules
 from skep.hub.tasks import Tasks
 from skep.loop import Loop
 from skep.model.node import NodeInfo
-from skep.node.supervisor import Listed, listed, start_detached
+from skep.node.detached import Listed, listed, start_detached
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
 from skep.server.app import make_app
@@ -36,7 +36,6 @@ from skep.server.listen import Listener
 from skep.upkeep.prune import PruneLoop
 from skep.upkeep.rejoin import Rejoin
 from skep.upkeep.schedule import ScheduleLoop
-from skep.upkeep.waits import WaitLoop
 from skep.upkeep.watch import Watch
 from skep.wiring.data import RECORD_FILE, make_private, own, sweep_abandoned
 from skep.wiring.parts import Parts
@@ -103,14 +102,13 @@ class Server:
     async def _start(self, engine: MemoryEngine) -> None:
         parts = Parts(engine, self.record, self._clock, ENGINE_ID, Feed())
         alive = listed(self.home)
-        rejoin = Rejoin(engine, parts.load, parts.place, parts.work.report, self._clock, [node.id for node in alive])
+        rejoin = Rejoin(engine, parts.load, parts.place, parts.work.report, [node.id for node in alive])
         parts.work.presenter = rejoin
         nodes = Nodes(engine, self.record, self._clock, ENGINE_ID)
         queue = Queue(engine, self.record, parts.load, parts.place)
         definitions = Definitions(self.record, self._clock)
         insight = Insight(engine, self.record, self._clock, ENGINE_ID, self.home, PROTOCOL)
         insight.trouble = lambda: self._watch.trouble
-        waits = WaitLoop(engine, self.record, parts.catalog, parts.load, parts.runs, self._clock, ENGINE_ID)
         schedule = ScheduleLoop(self.record, self._clock, parts.runs.submit, parts.runs.cancel)
         prune = PruneLoop(self.record, self._clock, self._keep_ms)
         self.hub = Hub(
@@ -120,31 +118,35 @@ class Server:
             queue=queue,
             definitions=definitions,
             schedules=Schedules(self.record, self._clock, schedule),
-            events=Events(self.record, self._clock, waits),
+            events=Events(self.record, self._clock, parts.waits),
             insight=insight,
             work=parts.work,
             feed=parts.feed,
             clock=self._clock,
         )
-        parts.tellers += [nodes.told, waits.told, schedule.told]
+        parts.tellers += [nodes.told, schedule.told]
         await nodes.open()
         await queue.open()
-        self._loops = [*parts.loops, waits, schedule, prune]
-        self._watch.over([*parts.loops, waits])
+        self._loops = [*parts.loops, parts.waits, schedule, prune]
+        self._watch.over([*parts.loops, parts.waits])
         self._watch.over([schedule, prune], vital=False)
-        for loop in self._loops:
+        for loop in parts.loops:
             loop.start()
-        self.links = Links(parts.work, engine)
+        self.links = Links(parts.work)
         self._listener = Listener(make_app(self.hub, self.links.routes), socket_path(self.home), MAX_MESSAGE)
         await self._listener.start()
         insight.state = "rejoin"
-        self._rejoined = asyncio.get_running_loop().create_task(self._rejoin(rejoin, insight))
+        self._rejoined = asyncio.get_running_loop().create_task(self._rejoin(parts, rejoin))
         self._start_nodes(alive)
 
-    async def _rejoin(self, rejoin: Rejoin, insight: Insight) -> None:
+    async def _rejoin(self, parts: Parts, rejoin: Rejoin) -> None:
+        """What waits for all runs to be loaded."""
+        await parts.load.caught_up.wait()
+        for loop in self._loops:
+            loop.start()  # those that run already go on
         await rejoin.run()
-        if insight.state == "rejoin":
-            insight.state = "ready"
+        if self.hub.insight.state == "rejoin":
+            self.hub.insight.state = "ready"
 
     def _start_nodes(self, alive: Sequence[Listed]) -> None:
         there = {node.id for node in alive}
