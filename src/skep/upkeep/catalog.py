@@ -24,7 +24,21 @@ RUNS = 50_000
 class RunContext:
     """One run, as decisions need it."""
 
-    __slots__ = ("accepted_ms", "id", "inputs", "items", "namespace", "paused", "plan", "priority", "run", "timeout_ms")
+    __slots__ = (
+        "accepted_ms",
+        "base",
+        "depth",
+        "id",
+        "inputs",
+        "items",
+        "namespace",
+        "parent",
+        "paused",
+        "plan",
+        "priority",
+        "run",
+        "timeout_ms",
+    )
 
     def __init__(self, row: RunRow, plan: Plan) -> None:
         self.id = row.id
@@ -34,6 +48,9 @@ class RunContext:
         self.accepted_ms = row.accepted_ms
         self.timeout_ms = row.timeout_ms
         self.paused = row.paused
+        self.base = row.base
+        self.depth = row.depth
+        self.parent = row.parent
         self.inputs: Mapping[str, Any] = msgspec.json.decode(row.inputs)
         self.run = {"id": row.id, "workflow": row.workflow, "namespace": row.namespace}
         self.items: dict[int, list[Any]] = {}

@@ -1,24 +1,34 @@
 """Load: accepted runs and recorded commands reach the engine, each once, in the order of the record.
 
-What this process has just accepted is offered and loaded at once; once a second the record is asked for what is left: runs of
-other servers, and everything after an engine was opened.
+What this process has just accepted is offered and loaded at once; once a second, and when a run is due, the record is asked for
+what is left: runs of other servers, and after an engine was opened everything that is unfinished, with what is known of it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 
 from skep.clock import Clock
-from skep.engine.protocol import FULL, NOT_FOUND, OK, Answer, Engine, Load, RunCommand
+from skep.engine.protocol import FULL, NOT_FOUND, OK, Answer, Engine, Load
+from skep.errors import NotFoundError, SkepError, SpecError
 from skep.loop import Loop
-from skep.record.protocol import Command, Record, RunRow
-from skep.upkeep.catalog import Catalog
+from skep.model.state import RunState
+from skep.record.protocol import Command, Record, RestoredRun, RunRow
+from skep.upkeep.catalog import Catalog, RunContext
+from skep.upkeep.commands import tell
+
+log = logging.getLogger(__name__)
 
 CHUNK = 5_000
 """Tasks of one run in one call."""
 BATCH = 1_000
 """Runs in one pass."""
+NOTHING = RestoredRun([], [])
 
 
 class LoadLoop(Loop):
@@ -38,15 +48,28 @@ class LoadLoop(Loop):
         self._loading: set[str] = set()
         self.live: set[str] = set()
         """Runs accepted or loaded here whose end is not yet recorded."""
+        self._refused: set[str] = set()
+        """Runs whose workflow this version cannot use."""
         self._commands: dict[str, int] = {}
         self._scan_ms = 0
         """When the record is asked next."""
+        self._due_ms = 0
+        """When the next delayed run is due; 0: never."""
+        self._look_at = BATCH
+        """How many unloaded runs the record is asked for: more than are loaded but not yet recorded so."""
         self.full = False
         """Whether runs wait in the record because the engine has as many live tasks as it may."""
+        self.caught_up = asyncio.Event()
+        """Once all that was unfinished is loaded, as far as it fits."""
 
     def offer(self, rows: Sequence[RunRow]) -> None:
         """Runs that were just accepted here."""
-        self._offered.extend(rows)
+        now_ms = self._clock.now_ms()
+        for row in rows:
+            if row.due_ms <= now_ms:
+                self._offered.append(row)
+            elif not self._due_ms or row.due_ms < self._due_ms:
+                self._due_ms = row.due_ms  # the record has it until then
         self.live.update(row.id for row in rows)
         self.wake()
 
@@ -62,38 +85,51 @@ class LoadLoop(Loop):
             self._scan_ms = 0  # what was taken up is in the record, and found there by the next pass
             raise
 
+    async def _wait(self, seconds: float) -> None:
+        if self._due_ms:
+            seconds = min(seconds, max(self._due_ms - self._clock.now_ms(), 1) / 1000)
+        await super()._wait(seconds)
+
     async def _pass(self) -> bool:
         read_ms = self._clock.now_ms()
         rows = [self._offered.popleft() for _ in range(min(len(self._offered), BATCH))]
-        commands: Sequence[Command] = ()
-        if not rows and read_ms >= self._scan_ms:
-            self._scan_ms = read_ms + round(self.interval_s * 1000)
-            rows = await self._record.unloaded(self._engine_id, self._engine.epoch, BATCH, read_ms)
-            commands = await self._record.commands(self._engine_id, self._commands)
-        rows = [row for row in rows if row.id not in self._loading]
         if rows:
-            await self._load(rows, read_ms)
-        await self._apply(commands)  # after the load: what was cancelled or paused before it does not start
+            await self._load([row for row in rows if row.id not in self._loading], read_ms)
+        elif read_ms >= self._scan_ms or 0 < self._due_ms <= read_ms:
+            await self._scan(read_ms)
         return bool(self._offered) or read_ms >= self._scan_ms
+
+    async def _scan(self, read_ms: int) -> None:
+        self._scan_ms = read_ms + round(self.interval_s * 1000)
+        rows = await self._record.unloaded(self._engine_id, self._engine.epoch, self._look_at, read_ms)
+        self._due_ms = await self._record.next_due_ms(self._engine_id, read_ms)
+        commands = await self._record.commands(self._engine_id, self._commands)
+        fresh = [row for row in rows if row.id not in self._loading]
+        self.full = False
+        for first in range(0, len(fresh), BATCH):
+            if not self.full:
+                await self._load(fresh[first : first + BATCH], read_ms)
+        await self._apply(commands)  # after the load: what was cancelled or paused before it does not start
+        if self.full or len(rows) < self._look_at:
+            self._look_at = BATCH
+            self.caught_up.set()
+        else:
+            self._scan_ms = 0  # there are more
+            if not fresh:
+                self._look_at *= 2  # behind those of which the record does not know yet that they are loaded
 
     async def _load(self, rows: Sequence[RunRow], read_ms: int) -> None:
         opened: list[RunRow] = []
-        self.full = False
+        known = [row.id for row in rows if row.loaded or row.started_ms]
+        restored = await self._record.restore(known) if known else {}
         for row in rows:
-            run = await self._catalog.take(row)
-            shape = run.shape
-            for first in range(0, max(shape.size, 1), CHUNK):
-                load = Load(
-                    run=row.id,
-                    namespace=row.namespace,
-                    shape=shape,
-                    first=first,
-                    count=min(CHUNK, shape.size - first),
-                    read_ms=read_ms,
-                    accepted_ms=row.accepted_ms,
-                    timeout_ms=row.timeout_ms,
-                    paused=row.paused,
-                )
+            try:
+                run = await self._catalog.take(row)
+            except (NotFoundError, SpecError) as error:
+                self._refuse(row, error)
+                continue
+            answer: Answer = OK
+            for load in _chunks(row, run, restored.get(row.id, NOTHING), read_ms):
                 (answer,) = await self._engine.load([load])
                 if answer != OK:
                     break
@@ -106,6 +142,11 @@ class LoadLoop(Loop):
                 break  # the next scan finds it again, in its turn
         if opened:
             await self._engine.open([row.id for row in opened])
+
+    def _refuse(self, row: RunRow, error: SkepError) -> None:
+        if row.id not in self._refused:
+            self._refused.add(row.id)
+            log.error("run %s (%s) cannot be taken up, and waits: its workflow cannot be used: %s", row.id, row.workflow, error)
 
     async def _apply(self, commands: Sequence[Command]) -> None:
         later: set[str] = set()  # not there yet, or not fitting now: their commands wait in order for the next scan
@@ -121,14 +162,9 @@ class LoadLoop(Loop):
             self.look()
 
     async def _tell(self, command: Command) -> Answer:
-        """One recorded command; a repeat does nothing in the engine."""
-        verb = {
-            "cancel": self._engine.cancel,
-            "pause": self._engine.pause,
-            "resume": self._engine.resume,
-            "retry": self._engine.retry,
-        }[command.verb]
-        (answer,) = await verb([RunCommand(command.run, command.number, command.data.decode())])
+        answer = await tell(self._engine, command)
+        if answer == NOT_FOUND:
+            self._loading.discard(command.run)  # if it was there, it ended some time ago
         return answer
 
     def forget(self, run: str) -> None:
@@ -137,3 +173,38 @@ class LoadLoop(Loop):
         self.live.discard(run)
         self._commands.pop(run, None)
         self._catalog.forget(run)
+
+
+def _chunks(row: RunRow, run: RunContext, known: RestoredRun, read_ms: int) -> Sequence[Load]:
+    """The run in the pieces in which the engine takes it."""
+    shape = run.shape
+    families = [(map.parent, map.first, map.count) for map in known.expansions]
+    size = max([shape.size, *(first + count for _, first, count in families)])
+    loads = []
+    for first in range(0, max(size, 1), CHUNK):
+        count = min(CHUNK, size - first)
+        tasks = known.tasks
+        if size > CHUNK:
+            begin, end = (bisect_left(tasks, index, key=attrgetter("task")) for index in (first, first + count))
+            tasks = tasks[begin:end]
+        loads.append(
+            Load(
+                run=row.id,
+                namespace=row.namespace,
+                shape=shape,
+                first=first,
+                count=count,
+                read_ms=read_ms,
+                accepted_ms=row.accepted_ms,
+                timeout_ms=row.timeout_ms,
+                command=row.applied,
+                paused=row.paused,
+                child=row.parent is not None,
+                restored=tasks,
+                families=() if first else families,
+                cancelling=row.reason if row.state == RunState.CANCELLING else "",
+                # Only a recorded `retry` makes a run queued again of which something is known.
+                ended=row.state == RunState.QUEUED and bool(known.tasks),
+            )
+        )
+    return loads

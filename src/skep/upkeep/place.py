@@ -4,7 +4,7 @@ applies both only if the task is still ready at the version that was decided on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,9 +14,10 @@ from skep.clock import Clock
 from skep.engine.protocol import CHANGED, FULL, OK, PAUSED, WAITING, Engine, Settle
 from skep.engine.protocol import Decision as EngineDecision
 from skep.engine.protocol import Expand as EngineExpand
+from skep.engine.protocol import Park as EnginePark
 from skep.engine.protocol import Start as EngineStart
 from skep.errors import NotFoundError
-from skep.flow.decide import Decision, Expand, Facts, Fail, Skip, Start, decide, items_of
+from skep.flow.decide import Decision, Expand, Facts, Fail, Park, Skip, Start, decide, items_of
 from skep.flow.evaluation import ExpressionError
 from skep.flow.task import TaskPlan
 from skep.loop import Loop
@@ -33,8 +34,11 @@ MOST = 1_000
 DEEP = 5_000
 """Tasks of a class looked at once in `DEEP_MS`: a run that fails ends soon, however many others wait before its tasks."""
 DEEP_MS = 1_000
+ALL = 1_000_000
+"""More ready tasks than there can be."""
 BACKLOG = 500_000
 """Unrecorded events beyond which nothing more is started."""
+EVERYWHERE = "*"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -61,9 +65,13 @@ class PlaceLoop(Loop):
         self._deep_ms = 0
         self.unplaced: dict[str, int] = {}
         """Requirement class to ready tasks seen for which nothing was free in the last pass."""
+        self.paused: set[str] = set()
+        """Namespaces of which nothing is started; `*`: of none. What needs nobody goes on: skips, and maps that unfold."""
+        self.waits = False
+        """Whether nothing at all is to be decided: nodes may still come with work that is under way."""
 
     async def run_once(self) -> bool:
-        if await self._engine.backlog() > BACKLOG:
+        if self.waits or await self._engine.backlog() > BACKLOG:
             return False
         nodes = await self._engine.nodes()
         free = sum(node.free["slots"] for node in nodes if not node.draining)
@@ -77,13 +85,31 @@ class PlaceLoop(Loop):
         for ready in classes:
             first, rest = ready.tasks[:limit], ready.tasks[limit:]
             first += [seen for seen in rest if seen.failing or seen.unmet]  # they hardly ever need a node
-            items += await self._decide_class(ready.name, first, nodes)
+            paused = ready.namespace in self.paused or EVERYWHERE in self.paused
+            items += await self._decide_class(ready.name, first, () if paused else nodes, paused)
         if not items:
             return False
         answers = await self._engine.place(items)
         settled = await self._after(items, answers)
         # What was skipped or expanded made others ready, which woke us; a full pass of starts may have left some behind.
         return settled or len(items) >= MOST
+
+    async def settle(self, runs: Collection[str]) -> bool:
+        """Does for these runs what needs neither a node nor anybody else, as far as it goes. True when there was anything."""
+        settled = False
+        while True:
+            while (await self._engine.promote()).more:
+                pass
+            self._facts.clear()
+            items: list[EngineDecision] = []
+            for seen in [task for ready in await self._engine.ready(ALL) for task in ready.tasks if task.run in runs]:
+                run = await self._catalog.run(seen.run)
+                decision = await self._decide(run, _plan(run, seen), seen) if run is not None else None
+                if run is not None and decision is not None and not isinstance(decision, Start | Park):
+                    items.append(_settled(run, seen, decision))
+            if not items or not await self._after(items, await self._engine.place(items)):
+                return settled
+            settled = True
 
     def _depth(self, limit: int) -> int:
         now_ms = self._clock.now_ms()
@@ -92,18 +118,20 @@ class PlaceLoop(Loop):
         self._deep_ms = now_ms
         return DEEP
 
-    async def _decide_class(self, name: str, tasks: Sequence[ReadyTask], nodes: Sequence[LiveNode]) -> list[EngineDecision]:
+    async def _decide_class(
+        self, name: str, tasks: Sequence[ReadyTask], nodes: Sequence[LiveNode], paused: bool
+    ) -> list[EngineDecision]:
         items: list[EngineDecision] = []
         starts: list[tuple[ReadyTask, RunContext, TaskPlan, Start]] = []
         for seen in tasks:
             run = self._catalog.known(seen.run) or await self._catalog.run(seen.run)
             if run is None:
                 continue
-            task = run.plan.tasks[seen.task if seen.parent < 0 else seen.parent]
+            task = _plan(run, seen)
             decision = await self._decide(run, task, seen)
             if isinstance(decision, Start):
                 starts.append((seen, run, task, decision))
-            elif decision is not None:
+            elif decision is not None and not (paused and isinstance(decision, Park)):
                 items.append(_settled(run, seen, decision))
         if starts:
             chosen = least_loaded(requirement_of(name), len(starts), nodes)
@@ -152,10 +180,8 @@ class PlaceLoop(Loop):
     def _start(self, seen: ReadyTask, run: RunContext, task: TaskPlan, start: Start, node: str, now_ms: int) -> EngineStart:
         name = run.plan.names[seen.task] if seen.parent < 0 else f"{run.plan.names[seen.parent]}[{seen.child}]"
         left_ms = max(run.accepted_ms + task.deadline_ms - now_ms, 1) if task.deadline_ms else 0
-        limits = (task.timeout_ms, left_ms)
-        return EngineStart(
-            run.id, seen.task, seen.version, seen.failing, node, name, start.call, task.takes, start.claims, *limits
-        )
+        place = run.id, seen.task, seen.version, seen.failing, node, name
+        return EngineStart(*place, start.call, task.takes, start.claims, task.timeout_ms, left_ms, run.base)
 
     async def _after(self, items: Sequence[EngineDecision], answers: Sequence[str]) -> bool:
         """True when tasks left the ready set without a node: those behind them have not been looked at."""
@@ -189,7 +215,14 @@ def _refusal(item: EngineExpand) -> Settle:
     return Settle(item.run, item.task, item.version, TaskState.FAILED, reason="map", error=error)
 
 
-def _settled(run: RunContext, seen: ReadyTask, decision: Skip | Expand | Fail) -> EngineDecision:
+def _plan(run: RunContext, seen: ReadyTask) -> TaskPlan:
+    """What is planned for the task; for a map child, what its parent's plan says."""
+    return run.plan.tasks[seen.task if seen.parent < 0 else seen.parent]
+
+
+def _settled(run: RunContext, seen: ReadyTask, decision: Skip | Expand | Park | Fail) -> EngineDecision:
+    if isinstance(decision, Park):
+        return EnginePark(run.id, seen.task, seen.version, seen.failing, decision.wait.kind, decision.wait.encode())
     if isinstance(decision, Expand):
         return EngineExpand(run.id, seen.task, seen.version, seen.failing, len(decision.items))
     if isinstance(decision, Skip):

@@ -1,6 +1,6 @@
 """Runs that the record knows: taken up where they stood. And leases of an earlier engine, which go on.
 
-What the record has of a run ends between any two of its events. What followed from the last one in the same step may be missing:
+What the record has of a run ends between any two of its events. What followed from the last one in its step may be missing:
 it follows now.
 """
 

@@ -72,6 +72,8 @@ class RunVerbs(Restores):
         if run.restored:
             self.restore(run)
         if run.retried and not run.unfinished:
+            if not run.reason and not run.failing and CANCELLED in run.states:
+                run.state, run.reason = RunState.CANCELLING, "cancelled"  # why it was, nobody knows any more
             self.close_run(run)
             return OK
         # A run that is being cancelled says so in the same event, so that no part of the record can have one without the other.

@@ -1,0 +1,183 @@
+"""Rejoin: nodes bring the work of an earlier engine to one that was opened anew (DESIGN §4).
+
+Nothing is started before all runs are loaded and the nodes that are expected have come, or have had their time. Then what they
+brought is taken up: first outcomes, in the order of their tokens, so that whatever needed them can go on; then leases, each of
+which goes on under a new token if its task can still be at that attempt. All else is superseded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from skep.engine.protocol import OK, Adopt, Answer, Engine
+from skep.errors import SkepError
+from skep.model.node import Held, Outcome
+from skep.upkeep.load import LoadLoop
+from skep.upkeep.place import PlaceLoop
+
+log = logging.getLogger(__name__)
+
+WINDOW_S: Final = 5.0
+"""For nodes to come."""
+BATCH: Final = 1_000
+
+PAUSE_S: Final = 1.0
+"""After the record has failed."""
+
+Ended = tuple[Adopt, Outcome]
+Report = Callable[[Sequence[Outcome]], Awaitable[list[Answer]]]
+
+
+class Rejoin:
+    """Of one engine, for as long as it lives: a node that comes later is heard at once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        load: LoadLoop,
+        place: PlaceLoop,
+        report: Report,
+        expected: Iterable[str],
+        *,
+        window_s: float = WINDOW_S,
+    ) -> None:
+        """`report`: tells the engine how attempts under its own tokens ended. `expected`: ids of nodes. Holds `place`."""
+        self._engine = engine
+        self._load = load
+        self._place = place
+        self._report = report
+        self._missing = set(expected)
+        self._window_s = window_s
+        self._all_there = asyncio.Event()
+        self._leases: list[Adopt] = []
+        self._outcomes: list[Ended] = []
+        self._turn = asyncio.Lock()
+        self._over = asyncio.Event()
+        place.waits = True
+        self._note("")
+
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
+
+    async def run(self) -> None:
+        """Waits for loads and nodes, takes up what they brought, and lets `place` go on."""
+        try:
+            async with asyncio.timeout(self._window_s):
+                await self._all_there.wait()
+        except TimeoutError:
+            pass
+        await self._load.caught_up.wait()
+        async with self._turn:
+            while self._outcomes or self._leases:
+                outcomes, leases = tuple(self._outcomes), tuple(self._leases)
+                try:
+                    await self._take_up(outcomes, leases)
+                except SkepError as error:
+                    log.warning("what nodes brought could not be taken up, and is tried again: %s", error)
+                    await asyncio.sleep(PAUSE_S)
+                    continue
+                del self._outcomes[: len(outcomes)], self._leases[: len(leases)]
+            self._over.set()
+            self._place.waits = False
+        self._place.wake()
+
+    async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
+        """Leases on which a node works, and outcomes, under tokens of an earlier engine. Returns when all of them are applied,
+        or superseded; each lease is answered in the node's inbox."""
+        leases = [_lease(node, lease) for lease in held]
+        ended = [(_ended(node, outcome), outcome) for outcome in outcomes]
+        if self._over.is_set():
+            async with self._turn:
+                await self._take_up(ended, leases)
+            return
+        self._leases += leases
+        self._outcomes += ended
+        self._note(node)
+        await self._over.wait()
+
+    def _note(self, node: str) -> None:
+        self._missing.discard(node)
+        if not self._missing:
+            self._all_there.set()
+
+    # -- taking up
+
+    async def _take_up(self, ended: Sequence[Ended], held: Sequence[Adopt]) -> None:
+        outcomes = sorted(ended, key=lambda item: item[0].token)
+        leases = sorted(held, key=lambda item: item.token)
+        while True:
+            outcomes = await self._apply(outcomes)
+            leases = await self._adopt(leases)
+            runs = {lease.run for lease in leases} | {outcome.run for outcome, _ in outcomes}
+            # Perhaps what they are of is not there yet: a map that is to unfold again, a task that follows a skipped one.
+            if not runs or self._over.is_set() or not await self._place.settle(runs):
+                break
+        for first in range(0, len(leases), BATCH):
+            await self._engine.dismiss([(lease.node, lease.token) for lease in leases[first : first + BATCH]])
+
+    async def _apply(self, outcomes: list[Ended]) -> list[Ended]:
+        """Tells the engine outcomes for as long as one of them makes room for others; answers those that have none."""
+        moved = True
+        while outcomes and moved:
+            refused: list[Ended] = []
+            for first in range(0, len(outcomes), BATCH):
+                some = outcomes[first : first + BATCH]
+                answers = await self._engine.adopt([adopt for adopt, _ in some])
+                told: list[Outcome] = []
+                for item, (answer, token) in zip(some, answers, strict=True):
+                    if answer == OK:
+                        told.append(msgspec.structs.replace(item[1], token=token))
+                    else:
+                        refused.append(item)
+                if told:
+                    await self._report(told)
+                await asyncio.sleep(0)
+            moved = len(refused) < len(outcomes)
+            outcomes = refused
+        return outcomes
+
+    async def _adopt(self, leases: list[Adopt]) -> list[Adopt]:
+        refused: list[Adopt] = []
+        for first in range(0, len(leases), BATCH):
+            some = leases[first : first + BATCH]
+            answers = await self._engine.adopt(some)
+            refused += [lease for lease, answer in zip(some, answers, strict=True) if answer.answer != OK]
+            await asyncio.sleep(0)
+        return refused
+
+
+def _lease(node: str, lease: Held) -> Adopt:
+    grant = lease.grant
+    return Adopt(
+        run=grant.run,
+        task=grant.task,
+        attempt=grant.attempt,
+        node=node,
+        name=grant.name,
+        token=grant.token,
+        takes=grant.takes,
+        claims=grant.claims,
+        locks=lease.locks,
+        parent=grant.parent,
+        child=grant.child,
+    )
+
+
+def _ended(node: str, outcome: Outcome) -> Adopt:
+    return Adopt(
+        run=outcome.run,
+        task=outcome.task,
+        attempt=outcome.attempt,
+        node=node,
+        name="",
+        token=outcome.token,
+        ended=True,
+        parent=outcome.parent,
+        child=outcome.child,
+    )
