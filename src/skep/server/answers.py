@@ -77,6 +77,11 @@ def parse(data: bytes, kind: type[T]) -> T:
         raise SpecError.at("", f"is not JSON: {error}") from None
 
 
+def is_given(raw: msgspec.Raw) -> bool:
+    """Whether a field that is left as it came was sent at all."""
+    return bytes(raw) not in (b"", b"null")
+
+
 class Query:
     """The query of a request, word by word."""
 

@@ -13,7 +13,7 @@ from skep.client import API
 from skep.errors import SpecError
 from skep.model.authoring import build_workflow, spec_to_data
 from skep.model.spec import WorkflowSpec
-from skep.server.answers import Query, answer, body_of, hub_of, parse, told
+from skep.server.answers import Query, answer, body_of, hub_of, is_given, parse, told
 
 DEFINITIONS = f"{API}/definitions"
 SCHEDULES = f"{API}/schedules"
@@ -22,7 +22,7 @@ SCHEDULES = f"{API}/schedules"
 class NewDefinition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Exactly one of `spec` (canonical) and `workflow` (as people write it)."""
 
-    spec: msgspec.Raw | None = None
+    spec: msgspec.Raw = msgspec.Raw()
     workflow: dict[str, Any] | None = None
     note: str = ""
 
@@ -31,11 +31,11 @@ class Fire(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
 
 
-def checked(spec: msgspec.Raw | None, workflow: dict[str, Any] | None) -> WorkflowSpec:
+def checked(spec: msgspec.Raw, workflow: dict[str, Any] | None) -> WorkflowSpec:
     """The workflow that was sent in one of the two forms. Raises SpecError."""
-    if (spec is None) == (workflow is None):
+    if is_given(spec) == (workflow is not None):
         raise SpecError.at("", "expected exactly one of `workflow` and `spec`")
-    return build_workflow(workflow if workflow is not None else spec_to_data(parse(bytes(spec or b""), WorkflowSpec)))
+    return build_workflow(workflow if workflow is not None else spec_to_data(parse(bytes(spec), WorkflowSpec)))
 
 
 async def put_definition(request: Request) -> Response:

@@ -20,7 +20,7 @@ from skep.model.run import Token
 from skep.model.spec import WorkflowSpec, digest
 from skep.model.views import RunSummary
 from skep.record.protocol import RunFilter
-from skep.server.answers import Query, answer, body_of, hub_of, lines, parse, told
+from skep.server.answers import Query, answer, body_of, hub_of, is_given, lines, parse, told
 
 RUNS: Final = f"{API}/workflows"
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -29,7 +29,7 @@ _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-
 class Submission(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What a client sends to start a run; exactly one of `spec`, `workflow` and `definition`."""
 
-    spec: msgspec.Raw | None = None
+    spec: msgspec.Raw = msgspec.Raw()
     """The canonical form, as Skep's own client sends it."""
     workflow: dict[str, Any] | None = None
     """As people write it."""
@@ -79,7 +79,7 @@ async def submit(request: Request) -> Response:
 
 
 def _check(given: Submission) -> None:
-    if sum(value is not None for value in (given.spec, given.workflow, given.definition)) != 1:
+    if sum((is_given(given.spec), given.workflow is not None, given.definition is not None)) != 1:
         raise SpecError.at("", "expected exactly one of `workflow`, `definition` and `spec`")
     if given.id is not None and not _is_id(given.id):
         raise SpecError.at("id", f"found {given.id[:60]!r}, expected a UUID (version 7: it sorts by time)")
@@ -106,7 +106,7 @@ async def _spec(hub: Hub, given: Submission) -> WorkflowSpec:
         return plan.spec if plan is not None else hub.runs.plan(WorkflowSpec.decode(stored.body)).spec
     if given.workflow is not None:
         return hub.runs.plan(build_workflow(given.workflow)).spec
-    raw = bytes(given.spec or b"")
+    raw = bytes(given.spec)
     known = hub.runs.kept_plan(digest(raw))
     if known is not None:
         return known.spec
