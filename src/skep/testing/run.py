@@ -54,8 +54,8 @@ def run(
     that really block (`time.sleep`) do so here too.
 
     `stubs`: by the name of a task (`fetch`, which also stands for all of its map children, or `fetch[0]`): what it gives in
-    place of being run; a function is called with the task's arguments, that of a shell task with its command. Shell tasks are
-    never run: one without a stub fails. `nodes`: to test placement; by default there is one node that can run everything.
+    place of being run; a function is called with the task's arguments, with the command, or with the request. Those two are
+    never made: one without a stub fails. `nodes`: to test placement; by default there is one node that can run everything.
     `chance`: from 0 to 1, where in its range the jitter of back-off falls. `limit` of virtual time and `real_limit` in seconds
     end a run that never would: TimeoutError.
 
@@ -90,6 +90,9 @@ def _spec(workflow: WorkflowSpec | HasSpec | str | PathLike[str]) -> WorkflowSpe
     if not isinstance(spec, WorkflowSpec):
         raise SpecError.at("", f"expected a workflow, a WorkflowSpec or the path of a YAML file, got {type(workflow).__name__}")
     return spec
+
+
+KINDS: Final = ("python", "isolated", "run", "http")
 
 
 class _Stage:
@@ -133,7 +136,7 @@ class _Stage:
             return await runs.view(RUN_ID)
 
     def _executors(self, info: NodeInfo) -> list[InlineExecutor]:
-        return [InlineExecutor(name, stubs=self._stubs, secrets=self._secrets) for name in ("python", "isolated", "run")]
+        return [InlineExecutor(name, stubs=self._stubs, secrets=self._secrets) for name in KINDS]
 
 
 def all_round(spec: WorkflowSpec) -> NodeInfo:

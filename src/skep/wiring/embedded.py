@@ -22,6 +22,7 @@ from skep.loop import Loop, Trouble
 from skep.model.node import NodeInfo
 from skep.model.units import format_duration
 from skep.node.attempt import Executor
+from skep.node.executors.http import HttpExecutor
 from skep.node.executors.isolated import IsolatedExecutor
 from skep.node.executors.python import PythonExecutor
 from skep.node.executors.shell import ShellExecutor
@@ -130,7 +131,8 @@ class Embedded:
         python = PythonExecutor(info.slots, self._secrets)
         self._processes = self._processes or Processes()
         shell = ShellExecutor(self._processes, self._base, self._secrets)
-        return [python, shell, IsolatedExecutor(self._processes, max(info.cpu_milli // 1000, 1), self._base, self._secrets)]
+        isolated = IsolatedExecutor(self._processes, max(info.cpu_milli // 1000, 1), self._base, self._secrets)
+        return [python, shell, isolated, HttpExecutor(self._secrets)]
 
     async def close(self) -> None:
         """Stops the loops, ends what is unfinished as abandoned, stops the nodes. Harmless when repeated.

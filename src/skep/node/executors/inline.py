@@ -18,8 +18,11 @@ from skep.node.secrets import Failed
 
 GRACE_S = 1.0
 _UNSTUBBED: Final = (
-    "shell tasks are not run in a test; say what this one gives: stubs={{{name!r}: …}}, a value or a function of its command"
+    "commands and requests are not made in a test; say what this one gives: "
+    "stubs={{{name!r}: …}}, a value or a function of its command or request"
 )
+_ELSEWHERE: Final = frozenset({"run", "http"})
+"""What would leave the process, and is stood in for."""
 _MISSING: Final = object()
 
 
@@ -30,7 +33,7 @@ class InlineExecutor:
         self, name: str = "python", *, stubs: Mapping[str, Any] | None = None, secrets: Mapping[str, str] | None = None
     ) -> None:
         """`stubs`: by the name of a task, a map child or the parent of a map: what it returns in place of being run. A callable
-        is called: for a Python task with its arguments, for a shell task with its command."""
+        is called: for a Python task with its arguments, for a shell task with its command, for a request with the request."""
         self.name = name
         self._stubs = stubs or {}
         self._secrets = secrets or {}
@@ -69,7 +72,7 @@ class InlineExecutor:
         except Exception as error:  # noqa: BLE001  arguments that are no mapping
             attempt.fail(error_info(error))
             return
-        if self.name == "run" and self._stub(attempt) is _MISSING:
+        if self.name in _ELSEWHERE and self._stub(attempt) is _MISSING:
             attempt.fail(ErrorInfo("Stub", _UNSTUBBED.format(name=attempt.grant.name.partition("[")[0])))
             return
         try:
@@ -91,7 +94,7 @@ class InlineExecutor:
             return find_function(job.reference)
         if not callable(stub):
             return lambda **_: stub
-        return partial(stub, job.attempt.call.call) if self.name == "run" else stub
+        return partial(stub, job.attempt.call.call) if self.name in _ELSEWHERE else stub
 
 
 class InlineJob(Job):
