@@ -35,7 +35,8 @@ _decoder = msgspec.msgpack.Decoder(Ready | Done | Written | Progressed | Ask)
 class IsolatedExecutor:
     """Runs Python functions in at most `size` worker processes, started when first needed; more attempts wait for one.
 
-    Workers run in `base`, where relative file references and a relative `cwd` start (the node's own directory if not given).
+    A worker runs where its attempts' relative paths start: in the base of their grant, else in `base`, else where the node is.
+    One that is idle makes room for work of another base.
     """
 
     name = "isolated"
@@ -49,7 +50,8 @@ class IsolatedExecutor:
         self._secrets = secrets or {}
         self._waiting: deque[_Job] = deque()
         self._workers: set[_Worker] = set()
-        self._idle: list[_Worker] = []  # the last one used is the warmest
+        self._idle: list[_Worker] = []
+        """The last one used is the warmest."""
         self._closed = False
 
     async def open(self, host: Host) -> None:
@@ -97,16 +99,34 @@ class IsolatedExecutor:
         if worker in self._idle:
             self._idle.remove(worker)
         if error is not None and self._waiting:
-            self._waiting.popleft().attempt.fail(error)
+            failed = next((job for job in self._waiting if job.base == worker.base), self._waiting[0])
+            self._waiting.remove(failed)
+            failed.attempt.fail(error)
         self._match()
 
     def _match(self) -> None:
-        while self._waiting and self._idle:
-            self._idle.pop().begin(self._waiting.popleft())
-        starting = sum(not worker.is_ready for worker in self._workers)
-        wanted = min(len(self._waiting) - starting, self._size - len(self._workers))
-        for _ in range(0 if self._closed else wanted):
-            self._workers.add(_Worker(self))
+        """Gives waiting attempts to idle workers of their base, in turn, and starts workers for those left over."""
+        left: dict[str, int] = {}
+        for job in tuple(self._waiting) if self._idle else ():
+            if not self._idle:
+                break
+            worker = next((worker for worker in reversed(self._idle) if worker.base == job.base), None)
+            if worker is not None:
+                self._idle.remove(worker)
+                self._waiting.remove(job)
+                worker.begin(job)
+        for job in self._waiting:
+            left[job.base] = left.get(job.base, 0) + 1
+        for worker in self._workers:
+            if not worker.is_ready and worker.base in left:
+                left[worker.base] -= 1
+        for base, wanted in left.items():
+            for _ in range(0 if self._closed else wanted):
+                if len(self._workers) >= self._size:
+                    if self._idle:
+                        self._idle.pop(0).stop()  # its end brings us back here
+                    return
+                self._workers.add(_Worker(self, base))
 
 
 class _Job:
@@ -114,12 +134,14 @@ class _Job:
 
     def __init__(self, attempt: Attempt, call: Call, mask: Mask) -> None:
         self.attempt, self.call, self.mask = attempt, call, mask
+        self.base = attempt.grant.base
 
 
 class _Worker(asyncio.Protocol):
     """The node's side of one worker process."""
 
-    def __init__(self, executor: IsolatedExecutor) -> None:
+    def __init__(self, executor: IsolatedExecutor, base: str) -> None:
+        self.base = base
         self.is_ready = False
         self.attempt: Attempt | None = None
         self._executor = executor
@@ -162,13 +184,14 @@ class _Worker(asyncio.Protocol):
     # -- its process
 
     async def _spawn(self) -> None:
-        base = self._executor.base
+        base = self.base or self._executor.base
+        path = [*([self.base] if self.base else []), *map(os.path.abspath, sys.path)]
         mine, theirs = socket.socketpair()
         fd = theirs.fileno()
         with theirs:
             try:
                 process = await self._executor.processes.spawn(
-                    [sys.executable, "-P", "-c", START, str(fd), *map(os.path.abspath, sys.path)],
+                    [sys.executable, "-P", "-c", START, str(fd), *path],
                     env=without_secrets(os.environ),
                     cwd=None if base is None else str(base),
                     on_output=self._on_output,
