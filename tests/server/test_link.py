@@ -1,0 +1,349 @@
+"""The link between a node and its server, over a real socket: what is lost on the way is said again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from skep.errors import ConflictError, RefusedError, SkepError, SupersededError
+from skep.model.node import Adopted, LockGrant, NodeInfo, Stop
+from skep.model.run import Claim, Token
+from skep.node import frames
+from skep.node.attempt import Attempt
+from skep.node.frames import PROTOCOL, Hello, Welcome, messages
+from tests.server.links import FakeWork, Joined, Served, grant
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    folder = tmp_path / "s"
+    folder.mkdir(mode=0o700)
+    return folder / "skep.sock"
+
+
+@pytest.fixture
+async def served(path: Path) -> AsyncIterator[Served]:
+    made = await Served(path, FakeWork(), back_s=0.2, all_back_s=0.4).start()
+    yield made
+    await made.stop()
+
+
+async def again(old: Served, work: FakeWork, **given: Any) -> Served:
+    """The next life of a server."""
+    await old.stop()
+    return await Served(old.path, work, **given).start()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  of a change in the node itself nobody tells
+            await asyncio.sleep(0.005)
+
+
+def said(message: str | bytes) -> list[Any]:
+    assert isinstance(message, bytes)
+    return frames.from_server.decode(message)
+
+
+async def test_grants_come_and_outcomes_are_kept_until_they_are_recorded(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path) as n:
+        work.give(grant("a", 1), grant("b", 2))
+        await n.hands.until(lambda: len(n.hands.attempts) == 2)
+        n.hands.attempts["a"].succeed(b"1")
+        await work.until(lambda: work.outcomes)
+        assert [(o.token, o.output) for o in work.outcomes] == [(Token(7, 1), b"1")]
+        assert n.link.unrecorded == 1
+        work.record()
+        await until(lambda: n.link.unrecorded == 0)
+
+
+async def test_an_outcome_is_said_again_when_the_connection_was_cut_before_it_was_recorded(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path) as n:
+        work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        n.hands.attempts["a"].succeed(b"1")
+        await work.until(lambda: work.outcomes)
+        served.links.connections["n"].cut()
+        await work.until(lambda: len(work.outcomes) == 2)
+        assert work.outcomes[0] == work.outcomes[1]
+        assert work.presented == [([], [])], "the engine knew it all the time"
+        work.record()
+        await until(lambda: n.link.unrecorded == 0)
+        work.give(grant("b", 2))
+        await n.hands.until(lambda: "b" in n.hands.attempts)
+        assert not work.retired
+
+
+async def test_a_new_engine_is_shown_what_the_node_holds_and_gives_new_tokens(served: Served) -> None:
+    async with Joined(served.path, beat_s=0.05) as n:
+        served.work.give(grant("run", 1, claims=(Claim("lock:default:x", 1, 1),)), grant("done", 2))
+        await n.hands.until(lambda: len(n.hands.attempts) == 2)
+        n.hands.attempts["done"].succeed(b"2")
+        await served.work.until(lambda: served.work.outcomes)
+        work = FakeWork(epoch=8)
+        second = await again(served, work)
+        await work.until(lambda: work.presented)
+        ((held, outcomes),) = work.presented
+        assert [(one.grant.name, one.grant.token, one.grant.claims[0].key) for one in held] == [
+            ("run", Token(7, 1), "lock:default:x")
+        ]
+        assert [(o.token, o.output) for o in outcomes] == [(Token(7, 2), b"2")]
+        assert n.link.unrecorded == 1, "it is applied, but not recorded"
+        work.record()
+        await until(lambda: n.link.unrecorded == 0)
+
+        work.answers["load_checkpoint"] = b"half"
+        attempt = n.hands.attempts["run"]
+        asked = asyncio.create_task(n.node.call(attempt, "load_checkpoint"))
+        await work.until(lambda: len(work.beats) > 2)
+        assert not work.asked, "the engine does not know the lease yet"
+        work.give(Adopted(Token(7, 1), Token(8, 3)))
+        assert await asked == b"half"
+        assert work.asked == [("load_checkpoint", ("run-1", 1, Token(8, 3)))]
+        assert attempt.grant.token == Token(7, 1), "the task goes on under the token that it saw first"
+        await work.until(lambda: Token(8, 3) in work.beats[-1].leases)
+        attempt.succeed(b"1")
+        await work.until(lambda: work.outcomes)
+        assert [(o.token, o.output) for o in work.outcomes] == [(Token(8, 3), b"1")]
+        await second.stop()
+
+
+async def test_a_second_restart_finds_the_token_of_the_first(served: Served) -> None:
+    async with Joined(served.path) as n:
+        served.work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        work = FakeWork(epoch=8)
+        second = await again(served, work)
+        await work.until(lambda: work.presented)
+        work.record()
+        work.give(Adopted(Token(7, 1), Token(8, 1)))
+        await until(lambda: n.link._tokens.now(Token(7, 1)) == Token(8, 1))
+        third_work = FakeWork(epoch=9)
+        third = await again(second, third_work)
+        await third_work.until(lambda: third_work.presented)
+        assert [one.grant.token for one in third_work.presented[0][0]] == [Token(8, 1)]
+        third_work.give(Adopted(Token(8, 1), Token(9, 1)), Stop(Token(9, 1), "cancel"))
+        await n.hands.until(lambda: n.hands.stopped)
+        await third.stop()
+
+
+async def test_a_superseded_attempt_ends_without_a_report(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path) as n:
+        work.give(grant("a", 1), Stop(Token(7, 1), "superseded"))
+        await n.hands.until(lambda: n.hands.stopped)
+        assert n.node.leases() == []
+        work.give(grant("b", 2))
+        await n.hands.until(lambda: "b" in n.hands.attempts)
+        n.hands.attempts["b"].succeed()
+        await work.until(lambda: work.outcomes)
+        assert [o.token.n for o in work.outcomes] == [2]
+
+
+async def test_a_lock_waited_for_is_asked_for_again_after_a_restart(served: Served) -> None:
+    async with Joined(served.path) as n:
+        served.work.answers["claim"] = "waiting"
+        served.work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        claimed = asyncio.create_task(n.node.call(n.hands.attempts["a"], "claim", "db", 5, 60_000, True))
+        await served.work.until(lambda: served.work.asked)
+        work = FakeWork(epoch=8)
+        work.answers["claim"] = "waiting"
+        second = await again(served, work)
+        await work.until(lambda: work.presented)
+        work.give(Adopted(Token(7, 1), Token(8, 1)))
+        await work.until(lambda: work.asked)
+        assert work.asked[0] == ("claim", ("run-1", 1, Token(8, 1), "db", 5, 60_000, True))
+        work.give(LockGrant(Token(8, 1), "lock:default:db"))
+        assert await claimed == "ok"
+        assert [(lock.key, lock.units) for lock in n.node.held()[0].locks] == [("db", 5)]
+        await second.stop()
+
+
+async def test_questions_wait_through_a_restart_and_no_longer_than_their_limit(served: Served) -> None:
+    async with Joined(served.path, ask_s=0.3) as n:
+        served.work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        attempt = n.hands.attempts["a"]
+        await served.stop()
+        with pytest.raises(SkepError, match="has not answered for"):
+            await n.node.call(attempt, "save_checkpoint", b"1")
+        asked = asyncio.create_task(n.link.put_artifact("run-1", b"x"))
+        work = FakeWork(epoch=8)
+        second = await Served(served.path, work).start()
+        assert await asked == "artifact-1"
+        await second.stop()
+
+
+async def test_errors_keep_their_kind(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path) as n:
+        work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        attempt = n.hands.attempts["a"]
+        for error in (ConflictError("no"), SupersededError("gone"), ValueError("odd")):
+            work.answers["put_state"] = error
+            with pytest.raises(type(error) if isinstance(error, SkepError) else SkepError, match=str(error)):
+                await n.node.call(attempt, "put_state", "k", b"1", 0, None)
+
+
+async def test_an_output_of_64_mib_passes_and_beats_go_on(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path, beat_s=0.02) as n:
+        work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        output = b'"' + os.urandom(1).hex().encode() * (32 * 1024 * 1024 - 1) + b'"'
+        n.hands.attempts["a"].succeed(output)
+        await work.until(lambda: work.outcomes)
+        assert work.artifacts == [output]
+        assert work.outcomes[0].output == b"@artifact-1"
+        assert await n.link.get_artifact("artifact-1") == output
+        assert not work.retired
+
+
+async def test_logs_and_progress_arrive(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path) as n:
+        work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        n.hands.host.write_log(n.hands.attempts["a"], "out", b"hello\n")
+        n.hands.host.show_progress(n.hands.attempts["a"], 1, 2, "half")
+        await work.until(lambda: work.chunks and work.shown)
+        assert (work.chunks[0].data, work.shown[0].message) == (b"hello\n", "half")
+
+
+async def test_a_node_that_does_not_come_back_is_lost_and_one_that_does_is_not(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path, "a"), Joined(served.path, "b") as b:
+        await b.link.close()
+        served.links.connections["a"].cut()
+        await work.until(lambda: work.retired)
+        assert work.retired == [("b", True)]
+        assert work.registered == {"a": 1}
+
+
+async def test_a_node_that_leaves_in_good_order_is_not_lost(served: Served) -> None:
+    async with Joined(served.path):
+        pass
+    assert served.work.retired == [("n", False)]
+
+
+async def test_fleet_wide_claims_end_with_the_beats_and_other_attempts_go_on(served: Served) -> None:
+    async with Joined(served.path, beat_s=0.05, fence_s=0.3) as n:
+        served.work.give(grant("free", 1), grant("locked", 2, claims=(Claim("lock:default:x", 1, 1),)))
+        await n.hands.until(lambda: len(n.hands.attempts) == 2)
+        await served.stop()
+        await n.hands.until(lambda: n.hands.stopped)
+        assert n.hands.stopped == ["locked"]
+        assert n.node.leases() == [Token(7, 1)]
+        assert n.link.unrecorded == 0
+
+
+async def test_a_beat_lists_what_is_held_and_what_is_not_recorded(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path, beat_s=0.02) as n:
+        work.give(grant("a", 1), grant("b", 2))
+        await n.hands.until(lambda: len(n.hands.attempts) == 2)
+        n.hands.attempts["a"].succeed()
+        await work.until(lambda: work.outcomes)
+        seen = len(work.beats)
+        await work.until(lambda: len(work.beats) > seen + 1)
+        assert sorted(work.beats[-1].leases) == [Token(7, 1), Token(7, 2)]
+        assert work.beats[-1].seen == 2
+        work.record()
+        await work.until(lambda: work.beats[-1].leases == (Token(7, 2),))
+
+
+async def test_a_node_that_was_given_up_is_admitted_anew(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path, beat_s=0.02) as n:
+        work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        work.inbox.clear()
+        work.registered.clear()
+        await work.until(lambda: len(work.presented) == 2)
+        assert [one.grant.name for one in work.presented[1][0]] == ["a"]
+        work.give(Stop(Token(7, 1), "superseded"))
+        await n.hands.until(lambda: n.hands.stopped)
+
+
+async def test_a_later_start_takes_the_place_of_an_earlier_one(served: Served) -> None:
+    async with Joined(served.path, incarnation=1) as first, Joined(served.path, incarnation=2):
+        assert "later start" in await asyncio.wait_for(first.link.ended, 10)
+        with pytest.raises(RefusedError, match="later start"):
+            await Joined(served.path, incarnation=1).node.open()
+
+
+async def test_another_protocol_is_refused_with_both_named(served: Served) -> None:
+    async with served.connect() as opened:
+        for message in messages([Hello(PROTOCOL + 2, NodeInfo("n"), skep="9.9")]):
+            await opened.send(message)
+        (refused,) = said(await opened.recv())
+        assert (refused.version, refused.asked) == (PROTOCOL, PROTOCOL + 2)
+        assert f"protocol {PROTOCOL} " in refused.reason
+        assert f"protocol {PROTOCOL + 2} (Skep 9.9)" in refused.reason
+        with pytest.raises(ConnectionClosed):
+            await opened.recv()
+    async with served.connect() as opened:
+        await opened.send(next(messages([Hello(PROTOCOL + 1, NodeInfo("n"))])))
+        assert isinstance(said(await opened.recv())[0], Welcome)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"",
+        b"\xc1\xff",
+        msgspec.msgpack.encode([["Nonsense", 1]]),
+        msgspec.msgpack.encode([["Report", "x"]]),
+        msgspec.msgpack.encode([["Beat", 1, [[1, 2]], 0]]),
+        b"\x91" * 100_000,
+        "text",
+    ],
+)
+async def test_garbage_is_told_and_cut_and_logged_once(
+    served: Served, garbage: str | bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served.connect() as opened:
+        await opened.send(garbage)
+        (refused,) = said(await opened.recv())
+        assert isinstance(refused, frames.Refused)
+        with pytest.raises(ConnectionClosed):
+            await opened.recv()
+    assert len([record for record in caplog.records if record.name == "skep.server.link"]) == 1
+    assert served.work.registered == {}
+
+
+async def test_frames_without_end_are_cut(served: Served) -> None:
+    async with served.connect() as opened:
+        await opened.send(next(messages([Hello(PROTOCOL, NodeInfo("n"))])))
+        part = msgspec.msgpack.encode([frames.Part(b"\x00" * frames.PART, False)])
+
+        async def flood() -> None:
+            for _ in range(frames.MOST // frames.PART + 100):
+                await opened.send(part)
+            while True:
+                await opened.recv()
+
+        with pytest.raises(ConnectionClosed):
+            await flood()
+
+
+async def test_stops_of_attempts_carry_their_reason(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path) as n:
+        work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        attempt: Attempt = n.hands.attempts["a"]
+        work.give(Stop(Token(7, 1), "deadline"))
+        await n.hands.until(lambda: n.hands.stopped)
+        assert attempt.stopped == "deadline"
