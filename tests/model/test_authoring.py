@@ -5,6 +5,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,46 @@ TASK_CASES: list[tuple[str, Any, str, Any]] = [
     ("python", "/a b/c.py:f", "call", "/a b/c.py:f"),
     ("with", {"x": [1, {"y": None}]}, "args", {"x": [1, {"y": None}]}),
     ("with", {"x": (1, 2)}, "args", {"x": [1, 2]}),
+    ("http", "https://x.org/${{ inputs.x }}", "call", {"url": "https://x.org/${{ inputs.x }}"}),
+    (
+        "http",
+        {
+            "max_bytes": "1KiB",
+            "expect": [200, "3xx", 200],
+            "json": None,
+            "query": {"a": [1, None]},
+            "headers": {"X-A": 1},
+            "method": "POST",
+            "follow_redirects": False,
+            "url": "HTTP://x",
+        },
+        "call",
+        {
+            "url": "HTTP://x",
+            "method": "POST",
+            "headers": {"X-A": "1"},
+            "query": {"a": [1, None]},
+            "json": None,
+            "expect": [200, "3xx"],
+            "max_bytes": 1_024,
+            "follow_redirects": False,
+        },
+    ),
+    ("http", {"url": "${{ inputs.x }}", "body": "", "headers": {}, "expect": 204}, "call", None),
+    ("approval", "Ship it?", "call", {"message": "Ship it?"}),
+    (
+        "approval",
+        {"default": "reject", "deadline": "2d", "message": "Ship it?", "form": {"type": "object"}},
+        "call",
+        {"message": "Ship it?", "form": {"type": "object"}, "deadline_ms": 172_800_000, "default": "reject"},
+    ),
+    ("uses", "build", "call", {"workflow": "build"}),
+    ("uses", "build@3", "call", {"workflow": "build@3"}),
+    ("uses", {"workflow": "${{ inputs.x }}"}, "call", {"workflow": "${{ inputs.x }}"}),
+    ("wait_for", "deploy done", "call", {"event": "deploy done"}),
+    ("wait_for", {"key": "${{ inputs.x }}", "event": "deploy"}, "call", {"event": "deploy", "key": "${{ inputs.x }}"}),
+    ("writes", "out", "writes", ("out",)),
+    ("writes", ["out/a", "db:main", "out/a"], "writes", ("out/a", "db:main")),
     ("with", "${{ item }}", "args", "${{ item }}"),
     ("with", {}, "args", None),
     ("env", {"A": "x", "B": 1}, "env", {"A": "x", "B": "1"}),
@@ -90,9 +131,79 @@ def with_company(key: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(("key", "value", "attribute", "expected"), TASK_CASES)
 def test_task_key(key: str, value: Any, attribute: str, expected: Any) -> None:
     task = build_task("t", with_company(key, value))
-    assert getattr(task, attribute) == expected
-    assert type(getattr(task, attribute)) is type(expected)
+    if expected is not None or attribute != "call":
+        assert getattr(task, attribute) == expected
+        assert type(getattr(task, attribute)) is type(expected)
     assert build_task("t", task_to_data(task)) == task
+
+
+def test_equal_calls_are_equal_bytes() -> None:
+    one = build_task("t", {"http": {"url": "http://x", "method": "GET", "headers": {"a": "b"}}})
+    other = build_task("t", {"http": {"headers": {"a": "b"}, "method": "GET", "url": "http://x"}})
+    assert msgspec.json.encode(one) == msgspec.json.encode(other)
+
+
+def test_requests_are_tried_again_where_that_may_help() -> None:
+    def retry(request: Any, **more: Any) -> RetryPolicy | None:
+        return build_task("t", {"http": request, **more}).retry
+
+    often, rarely = RetryPolicy(2, only=("Busy", "Gateway", "Connection")), RetryPolicy(2, only=("Busy", "Connect"))
+    assert retry("http://x") == often
+    assert retry({"url": "http://x", "method": "DELETE"}) == often
+    assert retry({"url": "http://x", "method": "POST"}) == rarely
+    assert retry({"url": "http://x", "method": "${{ inputs.x }}"}) == rarely
+    assert retry("http://x", retries=0) == RetryPolicy()
+    assert retry("http://x", retries=5) == RetryPolicy(5)
+    never = build_task("t", {"http": "http://x", "retries": 0})
+    assert build_task("t", task_to_data(never)) == never
+    (task,) = build_workflow({"name": "w", "defaults": {"retries": 1}, "tasks": {"t": {"http": "http://x"}}}).tasks
+    assert task.retry == RetryPolicy(1)
+
+
+INLINE: dict[str, Any] = {"required": ["x"], "tasks": {"a": {"run": "echo ${{ inputs.x }}"}}}
+
+
+def test_a_workflow_that_is_written_out() -> None:
+    rows = {"t": {"uses": {"workflow": INLINE, "with": {"x": 1}}}, "u": {"uses": {"workflow": INLINE}, "with": {"x": 1}}}
+    spec = build_workflow({"name": "w", "namespace": "team", "tasks": rows})
+    first, second = spec.tasks
+    assert first.args == second.args == {"x": 1}
+    assert isinstance(first.call, dict)
+    child = msgspec.convert(first.call["definition"], WorkflowSpec)
+    assert (child.name, child.namespace, child.tasks[0].call) == ("t", "team", "echo ${{ inputs.x }}")
+    assert build_workflow(spec_to_data(spec)) == spec
+    assert WorkflowSpec.decode(spec.encode()) == spec
+
+
+def nested(levels: int) -> dict[str, Any]:
+    tasks: dict[str, Any] = {"t": {"run": "true"}}
+    for _ in range(levels):
+        tasks = {"t": {"uses": {"workflow": {"tasks": tasks}}}}
+    return {"name": "w", "tasks": tasks}
+
+
+def test_workflows_are_nested_eight_deep_and_no_deeper() -> None:
+    assert build_workflow(spec_to_data(build_workflow(nested(8)))) == build_workflow(nested(8))
+    ((path, message),) = problems(nested(9))
+    assert path == "tasks.t" + ".uses.workflow.tasks.t" * 8 + ".uses.workflow"
+    assert message == "is nested deeper than 8 levels"
+
+
+def test_defaults_are_not_for_tasks_that_they_do_not_fit() -> None:
+    defaults = {
+        "timeout": "1m",
+        "locks": "l",
+        "requires": "gpu",
+        "resources": {"cpu": 1},
+        "env": {"A": "1"},
+        "isolation": "process",
+    }
+    rows = {"ask": {"approval": "?"}, "child": {"uses": "b"}, "event": {"wait_for": "e"}, "get": {"http": "http://x"}}
+    ask, child, event, get = build_workflow({"name": "w", "defaults": defaults, "tasks": rows}).tasks
+    assert [task.timeout_ms for task in (ask, child, event, get)] == [0, 60_000, 60_000, 60_000]
+    for task in (ask, child, event):
+        assert (task.locks, task.requires, task.resources, task.env, task.isolation) == ((), (), None, None, "")
+    assert (get.locks, get.requires, get.env) == ((LockSpec("l"),), ("gpu",), None)
 
 
 def test_every_key_of_a_task_has_a_case() -> None:
@@ -118,6 +229,7 @@ def test_workflow_keys() -> None:
             "priority": "low",
             "labels": {"team": "a"},
             "namespace": "n",
+            "conflicts": "warn",
         }
     )
     assert spec == WorkflowSpec(
@@ -131,6 +243,7 @@ def test_workflow_keys() -> None:
         priority=3,
         labels={"team": "a"},
         namespace="n",
+        conflicts="warn",
     )
     assert build_workflow(spec_to_data(spec)) == spec
 
@@ -186,11 +299,46 @@ def test_the_given_data_is_left_alone() -> None:
 # -- what is refused
 
 BAD_TASKS: list[tuple[Mapping[str, Any], str, str]] = [
-    ({}, "", "says nothing to do, expected `run` or `python`"),
+    ({}, "", "says nothing to do, expected `run`, `python`, `http`, `approval`, `uses` or `wait_for`"),
     ({"run": "x", "python": "m:f"}, "", "found `run` and `python`, expected exactly one"),
     ({"run": "x", "http": {}}, "", "found `run` and `http`, expected exactly one"),
-    ({"agent": "reviewer", "with": {}}, ".agent", "this version does not run `agent` tasks yet, expected `run` or `python`"),
-    ({"wait_for": "e"}, ".wait_for", "this version does not run `wait_for` tasks yet"),
+    ({"agent": "reviewer", "with": {}}, ".agent", "this version does not run `agent` tasks yet, expected `run`, `python`,"),
+    ({"http": "x.org"}, ".http", "expected a URL that starts with http:// or https://"),
+    ({"http": "http://a b"}, ".http", "without blanks"),
+    ({"http": {"method": "GET"}}, ".http", "expected the key `url`"),
+    ({"http": {"url": "http://x", "method": "get"}}, ".http.method", "one of GET, HEAD"),
+    ({"http": {"url": "http://x", "headers": {"a b": "c"}}}, ".http.headers.a b", "the name of a header"),
+    ({"http": {"url": "http://x", "headers": {"a": 1.5}}}, ".http.headers.a", "write it in quotes"),
+    ({"http": {"url": "http://x", "json": 1, "body": "x"}}, ".http.body", "is not for `http` with `json`"),
+    ({"http": {"url": "http://x", "expect": 99}}, ".http.expect", "found the number 99, expected a status"),
+    ({"http": {"url": "http://x", "expect": [200, "2x"]}}, ".http.expect[1]", "a class of them, such as 2xx"),
+    ({"http": {"url": "http://x", "expect": []}}, ".http.expect", "at least one status"),
+    ({"http": {"url": "http://x", "expect": True}}, ".http.expect", "found true"),
+    ({"http": {"url": "http://x", "max_bytes": "65MiB"}}, ".http.max_bytes", "expected 1 byte to 64MiB"),
+    ({"http": {"url": "http://x", "max_bytes": 0}}, ".http.max_bytes", "expected 1 byte"),
+    ({"http": {"url": "http://x", "query": [1]}}, ".http.query", "a mapping from names to values"),
+    ({"http": "http://x", "env": {"A": "1"}}, ".env", "is only for a task with `run`"),
+    ({"approval": ""}, ".approval", "found '', expected a text"),
+    ({"approval": {"form": {}}}, ".approval", "expected the key `message`"),
+    ({"approval": {"message": "?", "form": [1]}}, ".approval.form", "a JSON Schema: a mapping"),
+    ({"approval": {"message": "?", "default": "reject"}}, ".approval.default", "is only for `approval` with `deadline`"),
+    ({"approval": {"message": "?", "deadline": 0}}, ".approval.deadline", "a duration, such as 2d"),
+    ({"approval": {"message": "?", "deadline": "1d", "default": "yes"}}, ".approval.default", "one of approve, reject"),
+    ({"approval": "?", "timeout": "1d"}, ".timeout", "with `approval`: write `deadline` inside of `approval`"),
+    ({"approval": "?", "locks": "l"}, ".locks", "is not for a task with `approval`: it waits and holds nothing"),
+    ({"uses": "b", "requires": "gpu"}, ".requires", "is not for a task with `uses`: it waits and needs no node"),
+    ({"wait_for": "e", "resources": {"cpu": 1}}, ".resources", "is not for a task with `wait_for`"),
+    ({"wait_for": "e", "isolation": "process"}, ".isolation", "is only for a task with `python`"),
+    ({"wait_for": {"key": "k"}}, ".wait_for", "expected the key `event`"),
+    ({"wait_for": "e", "with": {}}, ".with", "is only for a task with `python` or `uses`"),
+    ({"uses": "a b"}, ".uses", "the name of a workflow, or name@version"),
+    ({"uses": "a@0"}, ".uses", "name@version"),
+    ({"uses": {"name": "x", "workflow": "a"}}, ".uses.name", "`uses` has no such key; it has workflow, with"),
+    ({"uses": {"workflow": "a", "with": {"y": 1}}, "with": {"x": 1}}, ".with", "stands in `uses` too"),
+    ({"uses": {"workflow": {}}}, ".uses.workflow", "expected the key `tasks`"),
+    ({"uses": {"workflow": {"tasks": {"a": {"run": 1}}}}}, ".uses.workflow.tasks.a.run", "found the number 1"),
+    ({"uses": {"workflow": {"namespace": "n", **INLINE}}}, ".uses.workflow.namespace", "expected 'default', that of"),
+    ({"run": "x", "writes": [1]}, ".writes[0]", "found the number 1"),
     ({"run": "x", "retires": 1}, ".retires", "no such key; did you mean 'retries'?"),
     ({"run": "x", "zzz": 1}, ".zzz", "no such key; it has name, run, python"),
     ({"run": ""}, ".run", "found '', expected a text that is not empty"),
@@ -202,7 +350,7 @@ BAD_TASKS: list[tuple[Mapping[str, Any], str, str]] = [
     ({"run": ["a", True]}, ".run[1]", "found true"),
     ({"python": "just_a_name"}, ".python", "expected module:function"),
     ({"python": "m:f()"}, ".python", "expected module:function"),
-    ({"python": "m:f", "with": [1]}, ".with", "expected a mapping from parameter names"),
+    ({"python": "m:f", "with": [1]}, ".with", "expected a mapping from names to values"),
     ({"python": "m:f", "with": {"x": {"y": {1, 2}}}}, ".with.x.y", "found a set, expected JSON"),
     ({"python": "m:f", "with": {"x": [1, float("nan")]}}, ".with.x[1]", "expected JSON"),
     ({"python": "m:f", "with": {"x": 2**63}}, ".with.x", "found a number of over 64 bits"),
@@ -262,7 +410,7 @@ BAD_WORKFLOWS: list[tuple[Any, str, str]] = [
     ({"name": "w", "tasks": {}}, "tasks", "expected at least one task"),
     ({"name": "w", "tasks": []}, "tasks", "expected at least one task"),
     ({"name": "w", "tasks": "x"}, "tasks", "found 'x', expected at least one task"),
-    ({"name": "w", "tasks": {"a": "x"}}, "tasks.a", "found 'x', expected a mapping with `run` or `python`"),
+    ({"name": "w", "tasks": {"a": "x"}}, "tasks.a", "found 'x', expected a mapping with `run`, `python`,"),
     ({"name": "w", "tasks": [{"run": "x"}]}, "tasks[0]", "found nothing, expected the name of a task"),
     ({"name": "w", "tasks": [{"name": "a", "run": "x"}] * 2}, "tasks[1]", "there are two tasks named 'a'"),
     ({"name": "w", "taks": 1, "tasks": {"a": {"run": "x"}}}, "taks", "did you mean 'tasks'?"),
@@ -395,13 +543,47 @@ COMMON = {
     "labels": LABELS,
     "estimated_duration": DURATIONS,
     "on_failure": st.sampled_from(["fail", "cancel", "continue"]) | st.fixed_dictionaries({"run": NAMES}),
+    "writes": st.lists(TEXTS, max_size=2),
 }
-TASKS = st.fixed_dictionaries(
+PARKED = {key: kind for key, kind in COMMON.items() if key not in ("requires", "resources", "locks")}
+ASKED = {key: kind for key, kind in PARKED.items() if key != "timeout"}
+URLS = st.just("https://x.org/") | TEXTS.map(lambda text: f"${{{{ inputs.x }}}}{text}")
+MAPPINGS = st.dictionaries(TEXTS, JSON, max_size=2)
+STATUSES = st.integers(100, 599) | st.sampled_from(["2xx", "4xx"])
+REQUEST = st.fixed_dictionaries(
+    {"url": URLS},
+    optional={
+        "method": st.sampled_from(["GET", "POST", "${{ inputs.x }}"]),
+        "headers": st.dictionaries(st.sampled_from(["a", "X-B"]), TEXTS, max_size=2),
+        "query": MAPPINGS,
+        "json": JSON,
+        "expect": STATUSES | st.lists(STATUSES, min_size=1, max_size=3),
+        "max_bytes": st.integers(1, 64 << 20),
+        "follow_redirects": st.booleans(),
+    },
+)
+QUESTION = st.fixed_dictionaries(
+    {"message": TEXTS, "deadline": st.integers(1, 10_000_000).map(lambda ms: f"{ms}ms")},
+    optional={"form": MAPPINGS, "default": st.sampled_from(["approve", "reject"])},
+)
+TASKS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {"run": TEXTS | st.lists(TEXTS, min_size=1, max_size=3)},
     optional={**COMMON, "env": st.dictionaries(NAMES, TEXTS, max_size=2), "cwd": TEXTS},
 ) | st.fixed_dictionaries(
     {"python": st.just("m:f")},
-    optional={**COMMON, "with": st.dictionaries(TEXTS, JSON, max_size=2), "isolation": st.just("process")},
+    optional={**COMMON, "with": MAPPINGS, "isolation": st.just("process")},
+)
+TASKS |= st.fixed_dictionaries({"http": URLS | REQUEST}, optional=COMMON)
+TASKS |= st.fixed_dictionaries({"approval": TEXTS | QUESTION}, optional=ASKED)
+TASKS |= st.fixed_dictionaries({"wait_for": TEXTS | st.fixed_dictionaries({"event": TEXTS, "key": TEXTS})}, optional=PARKED)
+TASKS |= st.fixed_dictionaries({"uses": st.sampled_from(["a", "a@2"])}, optional={**PARKED, "with": MAPPINGS})
+TASKS |= st.fixed_dictionaries(
+    {
+        "uses": st.fixed_dictionaries(
+            {"workflow": st.fixed_dictionaries({"tasks": st.dictionaries(NAMES, TASKS, min_size=1, max_size=2)})}
+        )
+    },
+    optional=PARKED,
 )
 WORKFLOWS = st.fixed_dictionaries(
     {"name": NAMES, "tasks": st.dictionaries(NAMES, TASKS, min_size=1, max_size=3)},

@@ -57,6 +57,16 @@ GOOD: list[dict[str, Any]] = [
     {"python": "m:f", "with": "${{ item }}", "map": [1], "max_parallel": 2},
     {"run": "x", "needs": "a", "requires": ["gpu"], "when": True, "timeout": 5, "deadline": "5m", "priority": "high"},
     {"run": "x", "retries": 2, "locks": "a", "on_failure": {"run": "b"}, "resources": {"cpu": 0.5, "memory": "1GiB"}},
+    {"http": "https://x.org", "timeout": 5, "locks": "l", "requires": "gpu"},
+    {
+        "http": {"url": "${{ inputs.x }}", "method": "POST", "json": None, "expect": [200, "3xx"], "query": "${{ item }}"},
+        "map": [1],
+    },
+    {"approval": "Ship it?", "needs": "a", "deadline": "5d", "writes": ["out"]},
+    {"approval": {"message": "Ship it?", "form": {"type": "object"}, "deadline": "2d", "default": "reject"}},
+    {"uses": "build@3", "with": {"x": 1}, "timeout": "1h"},
+    {"uses": {"workflow": {"tasks": {"a": {"run": "x"}}}, "with": "${{ item }}"}, "map": [1]},
+    {"wait_for": {"event": "deploy", "key": "${{ inputs.x }}"}, "timeout": "1h"},
     {"run": "x", "retries": {"max": 2}, "locks": [{"name": "a", "shared": True}, "b"], "labels": {"a": "b"}, "task_type": "t"},
 ]
 
@@ -93,6 +103,25 @@ BAD: list[dict[str, Any]] = [
     {"run": "x", "on_failure": "ignore"},
     {"run": "x", "map": 3},
     {"agent": "reviewer"},
+    {"http": "x.org"},
+    {"http": {"url": "http://x", "json": 1, "body": "x"}},
+    {"http": {"url": "http://x", "expect": []}},
+    {"http": {"url": "http://x", "expect": "20x"}},
+    {"http": {"url": "http://x", "headers": {"a b": "c"}}},
+    {"http": "http://x", "with": {"x": 1}},
+    {"approval": {}},
+    {"approval": {"message": "?", "default": "reject"}},
+    {"approval": "?", "timeout": 5},
+    {"approval": "?", "locks": "l"},
+    {"uses": "a b"},
+    {"uses": "a@x"},
+    {"uses": "a", "requires": "gpu"},
+    {"uses": {"workflow": {"tasks": {"a": {}}}}},
+    {"uses": {"workflow": {"name": "x"}}},
+    {"wait_for": {"key": "k"}},
+    {"wait_for": "e", "resources": {"cpu": 1}},
+    {"wait_for": "e", "isolation": "process"},
+    {"run": "x", "writes": [1]},
 ]
 
 

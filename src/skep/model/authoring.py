@@ -128,7 +128,7 @@ def _task(
         attributes = TASK.read(data, found)
     else:
         found.append(_executor_fault(data))
-        rest = {key: value for key, value in data.items() if key not in PLANNED}
+        rest = {key: value for key, value in data.items() if key not in PLANNED and key not in EXECUTORS}
         attributes = TASK.read(rest, found, beside=TASK.by_key)  # whom a key is for cannot be said here
     if attributes.pop("name", name) != name:
         found.append((("name",), f"expected '{name}', the key under which the task stands, or nothing"))
