@@ -142,15 +142,6 @@ class Work:
             answers.update(zip((s.token for s in snoozed), await self._engine.snooze(snoozed), strict=True))
         return [answers.get(o.token, SUPERSEDED) for o in outcomes]
 
-    async def report_from(self, node: str, incarnation: int, outcomes: Sequence[Outcome]) -> None:
-        """`report` for a node that may have worked for an earlier engine."""
-        epoch = self._engine.epoch
-        if all(outcome.token[0] == epoch for outcome in outcomes):
-            await self.report(outcomes)
-            return
-        await self.report([outcome for outcome in outcomes if outcome.token[0] == epoch])
-        await self.present(node, incarnation, (), [outcome for outcome in outcomes if outcome.token[0] != epoch])
-
     async def _failure(self, o: Outcome) -> Failure:
         if o.result == "lost":
             error = _encode(o.error) if o.error is not None else b""

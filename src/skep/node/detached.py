@@ -54,7 +54,7 @@ def check_name(name: str) -> str:
 def start_detached(home: Path, info: NodeInfo, socket: Path | None = None, idle_s: float | None = None) -> int:
     """Starts a supervisor in a session of its own, with this process' environment and directory. Answers its process id.
 
-    `socket`: where its server listens, if not where one of this data directory does. `idle_s`: see `skep.node.supervisor.IDLE_S`.
+    `socket`: where its server listens, if not where that of the data directory does. `idle_s`: see `skep.node.supervisor`.
     """
     check_name(info.id)
     place = folder(home)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from starlette.routing import BaseRoute, WebSocketRoute
 
 import skep
-from skep.engine.protocol import OK, Beat
+from skep.engine.protocol import OK, SUPERSEDED, Beat
 from skep.errors import NotFoundError, SkepError
 from skep.hub.work import Work
 from skep.model.node import NodeInfo, Outcome
@@ -267,7 +267,8 @@ class _Connection:
         mine: list[Outcome] = [outcome for outcome in frame.outcomes if outcome.token[0] == epoch]
         others = [outcome for outcome in frame.outcomes if outcome.token[0] != epoch]
         if mine:
-            await self._work.report(mine)
+            answers = await self._work.report(mine)
+            others += [outcome for outcome, answer in zip(mine, answers, strict=True) if answer == SUPERSEDED]
         await self._work.present(info.id, info.incarnation, frame.held, others)
         report.position = await self._work.position()
         self._recorded(self._work.mark)
