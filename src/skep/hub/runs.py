@@ -200,14 +200,19 @@ class Runs:
     # -- looking
 
     async def find(self, text: str) -> str:
-        """The id of the run that is meant: an id, the unique beginning of one, or `last` for the newest. Raises NotFoundError,
-        RefusedError."""
+        """The id of the run that is meant: an id, the unique beginning of one, or `last` for the newest that is no child. Raises
+        NotFoundError, RefusedError."""
         if text != "last":
             return await self._record.find_run(text)
-        page = await self._record.list_runs(RunFilter(), limit=1)
-        if not page.runs:
-            raise RefusedError("there is no run yet")
-        return page.runs[0].id
+        cursor = ""
+        while True:
+            page = await self._record.list_runs(RunFilter(), limit=PAGE if cursor else 10, cursor=cursor)
+            for row in page.runs:
+                if row.parent is None:
+                    return row.id
+            cursor = page.cursor
+            if not cursor:
+                raise RefusedError("there is no run yet")
 
     async def view(self, run: str) -> RunView:
         """The whole run as recorded. Raises NotFoundError."""
