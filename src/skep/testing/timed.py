@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
-from skep.clock import ManualClock
+from skep.clock import Clock, ManualClock
 from skep.engine.memory import MemoryEngine
 from skep.hub.events import Events
 from skep.hub.feed import Feed
@@ -17,36 +17,35 @@ from skep.record.sql import SqlRecord
 from skep.testing.stage import ENGINE_ID, EPOCH, ScriptedNode, Stage
 from skep.upkeep.prune import PruneLoop
 from skep.upkeep.schedule import ScheduleLoop
-from skep.upkeep.waits import WaitLoop
 from skep.wiring.parts import Parts
 
 
 class TimedStage(Stage):
     """A server, put together as a real one is. Its clock stands still, and its loops do their passes when they are told to."""
 
-    def __init__(self, record: SqlRecord | None = None, *, epoch: int = EPOCH, now_ms: int | None = None) -> None:
-        """`record`: that of a server that is no more, whose work this one takes over under a higher `epoch`."""
+    def __init__(self, record: SqlRecord | None = None, *, epoch: int = EPOCH, clock: Clock | None = None) -> None:
+        """`record`: that of a server that is no more, whose work this one takes over under a higher `epoch`. `clock`: another
+        than one that stands still, for loops that are started."""
         self.second = record is not None
         self.epoch = epoch
-        self.clock = ManualClock() if now_ms is None else ManualClock(now_ms)
+        self.clock = clock if isinstance(clock, ManualClock) else ManualClock()
         self.record = record or SqlRecord(None, inline=True)
-        self.engine = MemoryEngine(self.clock, epoch)
+        clock = clock or self.clock
+        self.engine = MemoryEngine(clock, epoch)
         self.feed = Feed()
-        parts = self.parts = Parts(self.engine, self.record, self.clock, ENGINE_ID, self.feed, chance=lambda: 0.5)
+        parts = self.parts = Parts(self.engine, self.record, clock, ENGINE_ID, self.feed, chance=lambda: 0.5)
         self.catalog, self.load, self.transcribe = parts.catalog, parts.load, parts.transcribe
         self.hub = parts.core()
-        self.waits = WaitLoop(
-            self.engine, self.record, parts.catalog, parts.load, parts.runs, self.clock, ENGINE_ID, chance=lambda: 0.5
-        )
-        self.schedule = ScheduleLoop(self.record, self.clock, parts.runs.submit, parts.runs.cancel)
-        self.prune = PruneLoop(self.record, self.clock)
-        self.tasks = Tasks(self.record, parts.catalog, parts.load, self.clock, ENGINE_ID)
-        self.schedules = Schedules(self.record, self.clock, self.schedule)
-        self.events = Events(self.record, self.clock, self.waits)
+        self.waits = parts.waits
+        self.schedule = ScheduleLoop(self.record, clock, parts.runs.submit, parts.runs.cancel)
+        self.prune = PruneLoop(self.record, clock)
+        self.tasks = Tasks(self.record, parts.catalog, parts.load, clock, ENGINE_ID)
+        self.schedules = Schedules(self.record, clock, self.schedule)
+        self.events = Events(self.record, clock, self.waits)
         self.loops = [self.schedule, self.waits, *parts.loops[1:], parts.transcribe]  # who starts runs before who loads them
         self.nodes: list[ScriptedNode] = []
         self.told: list[Event] = []
-        parts.tellers += [self._note, self.waits.told, self.schedule.told]
+        parts.tellers += [self._note, self.schedule.told]
 
     def _note(self, events: Sequence[Event]) -> None:
         self.told += events
@@ -69,4 +68,4 @@ class TimedStage(Stage):
 
     def after_a_crash(self, later_ms: int = 0) -> TimedStage:
         """Another server on the same record, so much later; this one is not to be used any more. Nodes join it anew."""
-        return TimedStage(self.record, epoch=self.epoch + 1, now_ms=self.clock.now_ms() + later_ms)
+        return TimedStage(self.record, epoch=self.epoch + 1, clock=ManualClock(self.clock.now_ms() + later_ms))

@@ -34,7 +34,7 @@ from skep.upkeep.load import LoadLoop
 
 BATCH: Final = 200
 """Child runs started, or taken over from, in one pass."""
-IDLE_S: Final = 86_400.0
+IDLE_S: Final = 365 * 86_400.0
 SHORTEST_S: Final = 0.001
 MAX_OUTPUT: Final = 64 * 1024
 """Bytes of an output that stand in its event; larger ones become artifacts."""
@@ -199,7 +199,12 @@ class WaitLoop(Loop):
         return any(left) or self._cursor is not None
 
     async def _scan(self) -> None:
-        """What the record knows of waits, once."""
+        """What the record knows of waits, once. An engine that ends with its process begins with nothing."""
+        engine = await self._record.engine(self._engine_id)
+        if engine is None or engine.embedded:
+            self._cursor = None
+            self._scanned = True
+            return
         for row in await self._record.waits(self._engine_id):
             if (row.run, row.task) not in self._gone:
                 wait = Wait.decode(row.data)
