@@ -7,13 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from skep.flow.decide import Decision, Expand, Facts, Fail, Skip, Start, Upstream, decide, items_of, run_output
+from skep.flow.decide import Decision, Expand, Facts, Fail, Park, Skip, Start, Upstream, decide, items_of, run_output
 from skep.flow.evaluation import ExpressionError
 from skep.flow.plan import Plan, compile_plan
 from skep.model.authoring import build_workflow
 from skep.model.node import Call
 from skep.model.run import EXCLUSIVE, Claim, ReadyTask
+from skep.model.spec import WorkflowSpec
 from skep.model.state import TaskState
+from skep.model.wait import Wait
 
 S, F, C, K = TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.SKIPPED
 RUN = {"run": "true"}
@@ -223,3 +225,76 @@ def test_a_run_gives_back_its_output_when_it_has_one() -> None:
     assert run_output(facts(made, {"a": (S, 1)}, x=2)) == {"sum": 3, "ok": True}
     with pytest.raises(ExpressionError):
         run_output(facts(made, {"a": (S, None)}, x=2))
+
+
+# -- what waits for somebody else
+
+
+def test_an_approval_parks_with_its_question_filled_in() -> None:
+    form = {"type": "object", "properties": {"version": {"enum": "${{ inputs.x }}"}}}
+    question = {"message": "Ship ${{ inputs.x[0] }}?", "form": form, "deadline": "2d", "default": "reject"}
+    wait = Wait(
+        kind="approval",
+        timeout_ms=172_800_000,
+        message="Ship 1.2?",
+        form={"type": "object", "properties": {"version": {"enum": ["1.2", "1.3"]}}},
+        default="reject",
+    )
+    assert decided({"approval": question}, x=["1.2", "1.3"]) == Park(wait)
+    assert decided({"approval": "${{ inputs.x }}"}, x=3) == Park(Wait(kind="approval", message="3"))
+
+
+def test_an_event_is_waited_for_by_name_and_key() -> None:
+    event = {"event": "deploy-${{ inputs.x }}", "key": "${{ inputs.x }}"}
+    assert decided({"wait_for": event, "timeout": "1h"}, x=7) == Park(
+        Wait(kind="event", timeout_ms=3_600_000, event="deploy-7", key="7")
+    )
+    assert decided({"wait_for": "deploy"}) == Park(Wait(kind="event", event="deploy"))
+
+
+def test_a_child_run_parks_with_its_inputs() -> None:
+    stored = {"uses": "build@3", "with": {"a": "${{ inputs.x }}"}, "timeout": "1h"}
+    assert decided(stored, x=[1]) == Park(Wait(kind="child", timeout_ms=3_600_000, workflow="build@3", inputs={"a": [1]}))
+    assert decided({"uses": "${{ inputs.x }}"}, x="test") == Park(Wait(kind="child", workflow="test"))
+
+
+def test_the_expressions_of_a_workflow_that_is_written_out_are_its_own() -> None:
+    inner = {"required": ["y"], "tasks": {"b": {"run": "echo ${{ inputs.y }}"}}}
+    task = {"uses": {"workflow": inner, "with": {"y": "${{ inputs.x }}"}}}
+    decision = decided(task, x=1)
+    assert isinstance(decision, Park)
+    child = WorkflowSpec.decode(decision.wait.definition)
+    assert (child.name, child.tasks[0].call, decision.wait.inputs) == ("a", "echo ${{ inputs.y }}", {"y": 1})
+    assert decision.wait.definition == child.encode()
+    assert Wait.decode(decision.wait.encode()) == decision.wait
+
+
+def test_what_parks_may_be_skipped_mapped_or_fail_like_any_other() -> None:
+    assert decided({"approval": "?", "when": "inputs.x"}, x=False) == Skip("when")
+    assert decided({"wait_for": "e"}, ready(unmet=1)) == Skip("upstream")
+    assert isinstance(decided({"approval": "${{ inputs.x.y }}"}, x=1), Fail)
+    made = plan({"a": {"approval": "Ship ${{ item }}?", "map": ["b", "c"]}})
+    assert decide(facts(made), ready()) == Expand(["b", "c"])
+    assert decide(facts(made), child(1), ["b", "c"]) == Park(Wait(kind="approval", message="Ship c?"))
+    assert not made.tasks[0].simple
+
+
+def test_a_request_is_filled_in_with_texts_where_texts_belong() -> None:
+    request = {
+        "url": "https://x.org/${{ inputs.x }}",
+        "headers": {"X-A": "${{ inputs.x }}", "X-B": "Bearer ${{ secrets.KEY }}"},
+        "query": {"q": "${{ inputs.x }}"},
+        "json": {"all": "${{ inputs.x }}"},
+        "expect": [200, "3xx"],
+    }
+    made = call(decided({"http": request}, x=[1]))
+    assert (made.executor, made.needs_secrets) == ("http", True)
+    assert made.call == {
+        "url": "https://x.org/[1]",
+        "headers": {"X-A": "[1]", "X-B": "Bearer ${{ secrets.KEY }}"},
+        "query": {"q": [1]},
+        "json": {"all": [1]},
+        "expect": [200, "3xx"],
+    }
+    plain = {"url": "https://x.org/", "body": "$${{ x }}"}
+    assert call(decided({"http": plain})).call == {"url": "https://x.org/", "body": "${{ x }}"}

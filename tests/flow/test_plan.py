@@ -16,6 +16,7 @@ from skep.model.authoring import build_workflow
 from skep.model.node import Call, Requirement
 from skep.model.run import MAX_TASKS, Policy
 from skep.model.spec import TaskSpec, WorkflowSpec
+from skep.router.route import unroutable
 
 RUN = {"run": "true"}
 
@@ -77,7 +78,11 @@ def scope(**names: Any) -> Scope:
         ({"a": RUN | {"cwd": "${{ index }}"}}, "tasks.a.cwd", "are only for a task with `map`"),
         ({"a": RUN | {"map": "${{ [item] }}"}}, "tasks.a.map", "and not for its list"),
         ({"a": RUN | {"map": ["${{ item }}"]}}, "tasks.a.map", "and not for its list"),
-        ({"a": RUN | {"when": "${{ secrets.x }}"}}, "tasks.a.when", "secrets are only for `with`, `run`, `env` and `cwd`"),
+        ({"a": RUN | {"when": "${{ secrets.x }}"}}, "tasks.a.when", "secrets are only for `run`, `env`, `cwd`, `http` and"),
+        ({"a": {"approval": "${{ secrets.x }}"}}, "tasks.a.approval", "secrets are only for"),
+        ({"a": {"wait_for": "${{ secrets.x }}"}}, "tasks.a.wait_for", "secrets are only for"),
+        ({"a": {"uses": "b", "with": {"y": "${{ secrets.x }}"}}}, "tasks.a.with", "secrets are only for"),
+        ({"a": {"http": "http://${{ inputs.no }}"}}, "tasks.a.http", "there is no input 'no'"),
         ({"a": RUN | {"map": ["${{ secrets.x }}"]}}, "tasks.a.map", "secrets are only for"),
         ({"a": RUN | {"locks": ["${{ secrets.x }}"]}}, "tasks.a.locks", "secrets are only for"),
         ({"a": RUN | {"when": "1 +"}}, "tasks.a.when", "expected an expression"),
@@ -292,3 +297,43 @@ def test_a_hundred_thousand_plain_tasks_compile() -> None:
     )
     made = compile_plan(WorkflowSpec(name="w", tasks=tasks))
     assert len(made.shape.roots) == 10_000
+
+
+INNER: dict[str, Any] = {"required": ["x"], "inputs": {"y": 1}, "tasks": {"b": {"run": "echo ${{ inputs.x }}"}}}
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "message"),
+    [
+        ({"uses": {"workflow": INNER}}, "tasks.a.with.x", "is required"),
+        ({"uses": {"workflow": INNER, "with": {"x": 1, "z": 2}}}, "tasks.a.with.z", "there is no such input"),
+        (
+            {"uses": {"workflow": {"tasks": {"b": {"run": "x", "needs": "c"}}}}},
+            "tasks.a.uses.workflow.tasks.b.needs",
+            "there is no task 'c'",
+        ),
+        (
+            {"uses": {"workflow": {"tasks": {"b": {"uses": {"workflow": {"tasks": {"c": {"run": "x", "when": "("}}}}}}}}},
+            "tasks.a.uses.workflow.tasks.b.uses.workflow.tasks.c.when",
+            "expected an expression",
+        ),
+    ],
+)
+def test_a_workflow_that_is_written_out_is_checked_with_its_parent(task: dict[str, Any], path: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        plan({"a": task})
+    ((found, text, _),) = caught.value.problems
+    assert found == path
+    assert message in text
+
+
+def test_inputs_of_a_child_that_an_expression_makes_are_checked_when_it_runs() -> None:
+    made = plan({"a": {"uses": {"workflow": INNER, "with": "${{ inputs.x }}"}}}, inputs={"x": {}})
+    assert made.tasks[0].parks
+
+
+def test_what_parks_needs_no_node() -> None:
+    made = plan({"a": {"approval": "?"}, "b": {"uses": "c"}, "d": {"wait_for": "e"}, "f": {"http": "http://x"}})
+    assert [task.parks for task in made.tasks] == [True, True, True, False]
+    assert [task.takes for task in made.tasks] == [(), (), (), (("slots", 1),)]
+    assert [unroutable(task.wanted, []) for task in made.tasks] == ["", "", "", "there are no nodes"]

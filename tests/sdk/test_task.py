@@ -131,7 +131,7 @@ def test_options_are_the_keys_of_yaml() -> None:
     def names(options: Any) -> set[str]:
         return {*typing.get_type_hints(options)}
 
-    every = {field.key for field in keys.TASK.fields} - {"run", "python", "with"}
+    every = {field.key for field in keys.TASK.fields} - {*keys.EXECUTORS, "with"}
     assert names(FunctionOptions) == every - {"name", "needs", "map", "env", "cwd"}
     assert names(CallOptions) == every - {"map", "env", "cwd"}
     assert names(ShellOptions) == every - {"isolation"}
