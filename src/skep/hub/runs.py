@@ -200,8 +200,10 @@ class Runs:
     # -- looking
 
     async def find(self, text: str) -> str:
-        """The id of the run that is meant: an id, the unique beginning of one, or `last` for the newest that is no child. Raises
-        NotFoundError, RefusedError."""
+        """The id of the run that is meant: an id, the unique beginning of one, or `last` for the newest that is no child.
+
+        Raises NotFoundError, RefusedError.
+        """
         if text != "last":
             return await self._record.find_run(text)
         cursor = ""
@@ -340,9 +342,7 @@ class Runs:
         if not state.ended:
             raise WrongStateError(f"run {run} is {state.label}; only a run that has ended can be retried")
         if state is RunState.SUCCEEDED and not tasks:
-            raise WrongStateError(
-                f"run {run} has succeeded: nothing of it failed. Name the tasks from which on it shall run again"
-            )
+            raise WrongStateError(f"nothing of run {run} failed; name the tasks from which on it shall run again")
         plan = await self._catalog.plan(row.digest)
         if row.reason == "abandoned" and row.engine != self._engine_id:
             raise WrongStateError(f"run {run} was one of `skep run`, whose process has ended; submit its workflow again")
