@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from skep.client import Client, Refusal, UnreachableError
@@ -193,7 +192,7 @@ def test_the_first_signal_lets_what_runs_end(up: Up, tmp_path: Path) -> None:
     up.until(lambda: up.client.insight.status().state == "draining", "it drains")
     go.touch()
     assert up.wait() == 0
-    assert not psutil.pid_exists(node.pid)
+    assert node not in listed(up.home)
     up.start()
     assert up.client.runs.wait(run, 20).state == "succeeded"
     assert [task.attempts for task in up.client.runs.view(run).tasks] == [1, 1]
