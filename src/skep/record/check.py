@@ -36,7 +36,7 @@ class RecordReport(msgspec.Struct, frozen=True, kw_only=True):
         found = f"{self.runs:,} runs and {self.tasks:,} tasks"
         if self.sound:
             return f"sound: schema version {self.version}, {found}"
-        return f"{found} can still be read" if self.runs or self.tasks else "nothing of it can be read"
+        return f"{found} can still be read" if self.runs or self.tasks else "nothing that can be read"
 
 
 PROBLEMS: Final = 5

@@ -170,7 +170,7 @@ _ADVICE: Final = {
     sqlite3.SQLITE_IOERR: "the disk reported an error. Check it and its free space; writing goes on when it does",
     sqlite3.SQLITE_CORRUPT: "the file is damaged. Restore a backup, or move the file away to begin anew",
     sqlite3.SQLITE_NOTADB: "the file is not a database or is damaged. Restore a backup, or move the file away to begin anew",
-    sqlite3.SQLITE_READONLY: "the file or its folder cannot be written. Check their owner and permissions",
+    sqlite3.SQLITE_READONLY: "the file or its folder cannot be written, nothing is lost. Check their owner and permissions",
     sqlite3.SQLITE_CANTOPEN: "the file cannot be opened. Check that its folder exists and may be written",
     sqlite3.SQLITE_BUSY: "another process keeps it locked. Find who has it open (`lsof`), or use a data directory of your own",
 }

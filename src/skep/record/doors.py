@@ -93,7 +93,7 @@ class Doors:
         """Of a file that is damaged, also what of it can be read."""
         if self._path is None or not damaged(error.__cause__) or not self._path.is_file():
             return error
-        return RecordError(f"{error}. Of this file {check_record(self._path).summary()}; `skep doctor` says more")
+        return RecordError(f"{error}. What is left of it: {check_record(self._path).summary()}; `skep doctor` says more")
 
     def give_up(self) -> None:
         """Every write fails at once from now on, so that nothing which is to end waits for a disk; only `close` may follow."""

@@ -24,7 +24,7 @@ from skep.record.protocol import RunFilter, RunPage, RunRow
 from skep.record.read import RUN_COLUMNS, run_row
 from skep.record.schema import UNFINISHED
 
-LOOKS: Final = 10_000
+LOOKS: Final = 4_000
 """Runs that one page looks at."""
 COUNTED: Final = 2_000
 """How far the runs of a filter are counted, to find the one that leads."""
@@ -66,6 +66,8 @@ class Look(NamedTuple):
 def page(tx: Transaction, wanted: RunFilter, limit: int, cursor: str) -> RunPage:
     """See `Record.list_runs`."""
     after = _parsed(cursor)
+    if after and 0 < wanted.accepted_to_ms <= after[0]:
+        after = None  # a cursor of another list: this one begins below it
     filters = _filters(tx, wanted)
     leader = _leader(tx, filters, wanted)
     others = [filter for filter in filters if filter is not leader]
@@ -154,20 +156,20 @@ def _leader(tx: Transaction, filters: Sequence[Filter], wanted: RunFilter) -> Fi
 
 def _count(tx: Transaction, stream: Stream, wanted: RunFilter) -> int:
     table, key = ("run_labels l", "l") if stream.labels else ("runs r", "r")
-    within, values = _within(key, wanted)
+    within, values = _within(key, wanted.accepted_from_ms, wanted.accepted_to_ms)
     sql = f"SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {stream.where}{within} LIMIT {COUNTED}) AS some"
     row = tx.one(sql, *stream.values, *values)
     return int(row[0]) if row else 0
 
 
-def _within(key: str, wanted: RunFilter) -> tuple[str, tuple[int, ...]]:
+def _within(key: str, from_ms: int, to_ms: int) -> tuple[str, tuple[int, ...]]:
     """The time in which they were accepted."""
     sql = ""
     values: tuple[int, ...] = ()
-    if wanted.accepted_from_ms:
-        sql, values = f" AND {key}.accepted_ms >= ?", (wanted.accepted_from_ms,)
-    if wanted.accepted_to_ms:
-        sql, values = f"{sql} AND {key}.accepted_ms < ?", (*values, wanted.accepted_to_ms)
+    if from_ms:
+        sql, values = f" AND {key}.accepted_ms >= ?", (from_ms,)
+    if to_ms:
+        sql, values = f"{sql} AND {key}.accepted_ms < ?", (*values, to_ms)
     return sql, values
 
 
@@ -182,7 +184,7 @@ def _looks(
     matches = [filter.match for filter in others if filter.match]
     fits = " AND ".join(filter.check for filter in checks) or "1 = 1"
     seen = ", r.id, r.workflow, r.labels" if matches else ""
-    within, times = _within(key, wanted)
+    within, times = _within(key, wanted.accepted_from_ms, 0 if after else wanted.accepted_to_ms)
     sql = (
         f"SELECT {key}.accepted_ms, {key}.seq, CASE WHEN {fits} THEN 1 ELSE 0 END{seen} FROM {table}"
         f" WHERE {stream.where}{within}%s ORDER BY {key}.accepted_ms DESC, {key}.seq DESC LIMIT {LOOKS + 2}"
@@ -224,9 +226,16 @@ def find_run(tx: Transaction, prefix: str) -> str:
 def count_runs(tx: Transaction, namespace: str, now_ms: int) -> dict[int, int]:
     """See `Record.count_runs`."""
     one, values = (" AND namespace = ?", (namespace,)) if namespace else ("", ())
-    counts: dict[int, int] = dict(tx.all(f"SELECT state, COUNT(*) FROM runs WHERE {UNFINISHED}{one} GROUP BY state", *values))
     if not now_ms:
         row = tx.one("SELECT MAX(finished_ms) FROM runs WHERE state >= 3")
         now_ms = (row[0] if row else 0) or 0
-    sql = f"SELECT state, COUNT(*) FROM runs WHERE state >= 3 AND finished_ms > ?{one} GROUP BY state"
-    return counts | dict(tx.all(sql, now_ms - DAY_MS, *values))
+    counts: dict[int, int] = {}
+    # Counted in one pass, not grouped: that would sort them first.
+    for states, which, since in (
+        (range(3), UNFINISHED, ()),
+        (range(3, 6), "state >= 3 AND finished_ms > ?", (now_ms - DAY_MS,)),
+    ):
+        columns = ", ".join(f"COUNT(*) FILTER (WHERE state = {state})" for state in states)
+        row = tx.one(f"SELECT {columns} FROM runs WHERE {which}{one}", *since, *values)
+        counts |= {state: count for state, count in zip(states, row or (), strict=True) if count}
+    return counts

@@ -416,7 +416,7 @@ class Record(Protocol):
     async def list_runs(self, wanted: RunFilter, *, limit: int = 50, cursor: str = "") -> RunPage:
         """A page, the newest first. Fast with a million runs, whatever the filter; `counts` and `inputs` are left out.
 
-        So that it is fast, a page looks at 10,000 runs at most: it may be short, even empty, and have a cursor, where few runs
+        So that it is fast, a page looks at 4,000 runs at most: it may be short, even empty, and have a cursor, where few runs
         pass two filters that many pass alone. Ask on until the cursor is empty. Raises RefusedError for a cursor that is none.
         """
         ...

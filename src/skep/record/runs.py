@@ -75,9 +75,12 @@ def abandon(tx: Transaction, name: str, now_ms: int) -> int:
 
 def accept(tx: Transaction, runs: Sequence[NewRun]) -> list[str | Exception]:
     answers: list[str | Exception] = []
+    going = {run for (run,) in tx.all("SELECT run_id FROM pruned")}
     for run in runs:
         try:
             with tx.savepoint():
+                if run.id in going:
+                    raise RefusedError(f"run {run.id} was deleted a moment ago; use a new id")
                 answers.append(_accept(tx, run))
         except RefusedError as refusal:
             answers.append(refusal)

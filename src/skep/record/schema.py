@@ -40,7 +40,7 @@ RUNS: Final = (
     "CREATE INDEX runs_schedule ON runs (schedule, accepted_ms, seq) WHERE schedule <> ''",
     "CREATE INDEX runs_parent ON runs (parent_run, accepted_ms, seq) WHERE parent_run <> ''",
     "CREATE INDEX runs_digest ON runs (digest)",
-    f"CREATE INDEX runs_unfinished ON runs (engine, {RANK}, accepted_ms) WHERE {UNFINISHED}",
+    f"CREATE INDEX runs_unfinished ON runs (engine, {RANK}, accepted_ms, loaded, due_ms) WHERE {UNFINISHED}",
     f"CREATE INDEX runs_commanded ON runs (engine) WHERE {UNFINISHED} AND command > applied",
     f"CREATE INDEX runs_due ON runs (engine, due_ms) WHERE {UNFINISHED} AND due_ms > 0",
     "CREATE INDEX runs_ended ON runs (finished_ms, state) WHERE state >= 3",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -71,15 +72,18 @@ def decide(tx: Transaction, run: str, task: int, attempt: int, data: bytes, at_m
 
 
 def _by_whom(tx: Transaction, run: str, task: int, attempt: int) -> str:
-    """Who decided the attempt, in words; empty when nobody did."""
-    for (data,) in tx.all("SELECT data FROM commands WHERE run_id = ? AND verb = 'decide' ORDER BY number DESC", run):
+    """Who decided the attempt and when, in words; empty when nobody did."""
+    for data, at_ms in tx.all(
+        "SELECT data, at_ms FROM commands WHERE run_id = ? AND verb = 'decide' ORDER BY number DESC", run
+    ):
         try:
             verdict = _VERDICT.decode(data)
         except msgspec.DecodeError:
             continue
         if (verdict.task, verdict.attempt) == (task, attempt):
             word = "approved" if verdict.approve else "rejected"
-            return f"task {task} of run {run} was {word} before" + (f" by {verdict.by}" if verdict.by else "")
+            when = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            return f"task {task} of run {run} was {word}" + (f" by {verdict.by}" if verdict.by else "") + f" on {when}"
     return ""
 
 
