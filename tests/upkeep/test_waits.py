@@ -316,6 +316,48 @@ async def test_nobody_answers_and_nothing_counts_then(stage: TimedStage) -> None
     assert (view.state, error(view, "a")) == ("failed", ("Timeout", "nothing came within 2d"))
 
 
+async def test_nobody_answers_and_it_is_asked_again(stage: TimedStage) -> None:
+    question = {"approval": {"message": "ship?", "deadline": "2d"}, "retries": {"limit": 1, "delay": "1h", "jitter": 0}}
+    run = await stage.submit({"a": question})
+    await stage.go()
+    await stage.go(2 * DAY)
+    assert (await stage.states(run))["a"].startswith("delayed")
+    await stage.go(60 * MINUTE)
+    assert (await stage.states(run))["a"] == "parked approval"
+    await stage.tasks.approve(run, "a", by="anna")
+    await stage.go()
+    assert (await stage.end(run))[0] == "succeeded"
+
+
+async def test_an_answer_that_is_recorded_when_the_time_is_over_counts(
+    stage: TimedStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await stage.submit({"a": {"approval": {"message": "ship?", "deadline": "2d"}}})
+    await stage.go()
+    stage.clock.advance(2 * DAY)
+    apply = stage.load.apply
+
+    async def slowly(command: Any) -> None:
+        await stage.pass_(stage.waits)
+        await apply(command)
+
+    monkeypatch.setattr(stage.load, "apply", slowly)
+    await stage.tasks.approve(run, "a", by="anna")
+    await stage.go()
+    assert task(await stage.hub.runs.view(run), "a").output["by"] == "anna"
+
+
+async def test_a_retry_of_the_run_is_another_child(stage: TimedStage) -> None:
+    outcomes = iter([Failed(), 1])
+    await stage.node(script={"k": lambda grant: next(outcomes)})
+    run = await stage.submit({"c": CHILD})
+    await stage.go()
+    await stage.hub.runs.retry(run)
+    await stage.go(1_000)
+    assert (await stage.end(run))[0] == "succeeded"
+    assert [RunState(child.state).label for child in await runs(stage, parent=run)] == ["failed", "succeeded"]
+
+
 async def test_whoever_answers_in_time_is_not_overruled(stage: TimedStage) -> None:
     run = await stage.submit({"a": {"approval": {"message": "ship?", "deadline": "2d", "default": "reject"}}})
     await stage.go()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +17,7 @@ from skep.model.node import artifact_of
 from skep.model.run import TaskView
 from skep.model.state import TaskState
 from skep.model.wait import APPROVAL, CHILD, EVENT, Verdict, Wait, WaitView
-from skep.record.protocol import Record, TaskRow, WaitRow
+from skep.record.protocol import Record, WaitRow
 from skep.upkeep.catalog import Catalog
 from skep.upkeep.load import LoadLoop
 
@@ -99,19 +98,16 @@ class Tasks:
     async def _decide(self, run: str, name: str, approve: bool, by: str, comment: str, data: Any) -> TaskView:
         task = await self._views.find(run, name)
         row = await self._record.task(run, task)
-        if row is None or row.state != TaskState.PARKED or row.reason != APPROVAL:
-            raise WrongStateError(self._why_not(name, row))
+        if row is None:
+            raise WrongStateError(f"task '{name}' has not begun: nobody is asked yet")
         if approve:
             await self._check_form(run, task, data)
         verdict = Verdict(task=task, attempt=row.attempts, approve=approve, by=by.strip(), comment=comment, data=data)
         encoded = _encoded(verdict)
         try:
             command = await self._record.decide(run, task, row.attempts, encoded, self._clock.now_ms())
-        except WrongStateError:
-            now = await self._record.task(run, task)
-            if now is not None and now.state != TaskState.PARKED:
-                raise WrongStateError(self._why_not(name, now)) from None  # its end was recorded in the meantime
-            raise
+        except WrongStateError as error:
+            raise WrongStateError(str(error).replace(f"task {task} of run {run}", f"task '{name}'")) from None
         await self._load.apply(command)
         return await self.get(run, name)
 
@@ -124,33 +120,6 @@ class Tasks:
                     check_data(Wait.decode(row.data).form, data)
                 except Fault as fault:
                     raise SpecError([Problem(show_path(("data", *path)), text) for path, text in fault.found]) from None
-
-    def _why_not(self, name: str, row: TaskRow | None) -> str:
-        """Why nobody can decide on this task."""
-        if row is None:
-            return f"task '{name}' has not begun: nobody is asked yet"
-        state = TaskState(row.state).label
-        verdict = _decided(row)
-        if verdict:
-            moment = datetime.fromtimestamp((row.finished_ms or 0) / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            return f"task '{name}' was {verdict} on {moment}"
-        return f"task '{name}' is {state}: it does not wait for an approval"
-
-
-def _decided(row: TaskRow) -> str:
-    """`approved by anna`, for a task whose approval has been decided."""
-    try:
-        if row.state == TaskState.SUCCEEDED and row.output and artifact_of(row.output) is None:
-            output = msgspec.json.decode(row.output)
-            if isinstance(output, dict) and output.get("approved") is True and "by" in output:
-                return f"approved by {output['by'] or 'somebody'}"
-        if row.state == TaskState.FAILED and row.error:
-            error = msgspec.json.decode(row.error)
-            if error.get("type") == "Rejected":
-                return str(error.get("message", "rejected"))
-    except (msgspec.DecodeError, AttributeError):
-        pass
-    return ""
 
 
 def _encoded(verdict: Verdict) -> bytes:

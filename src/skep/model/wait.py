@@ -58,6 +58,10 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     comment: str = ""
     data: Any = None
     """What the form asked for."""
+    expired: bool = False
+    """Nobody decided in time, and nothing was to count then: it fails with a `Timeout`, which `comment` tells."""
+    retry_in_ms: int = -1
+    """expired: how long until it is asked again; -1: it is not."""
 
 
 class WaitView(msgspec.Struct, kw_only=True):

@@ -52,6 +52,10 @@ def resolution(command: Command) -> Resolve:
     if verdict.approve:
         output = {"approved": True, "comment": verdict.comment, "by": verdict.by, "data": verdict.data}
         return Resolve(*place, TaskState.SUCCEEDED, output=_encode(output), attempt=verdict.attempt)
+    if verdict.expired:
+        error = ErrorInfo("Timeout", verdict.comment)
+        retry_ms, attempt = verdict.retry_in_ms, verdict.attempt
+        return Resolve(*place, TaskState.FAILED, "timeout", error=_encode(error), retry_in_ms=retry_ms, attempt=attempt)
     who = f" by {verdict.by}" if verdict.by else ""
     error = ErrorInfo("Rejected", f"rejected{who}" + (f": {verdict.comment}" if verdict.comment else ""))
     return Resolve(*place, TaskState.FAILED, reason="rejected", error=_encode(error), attempt=verdict.attempt)

@@ -204,6 +204,7 @@ class WaitLoop(Loop):
         if engine is None or engine.embedded:
             self._cursor = None
             self._scanned = True
+            self._gone.clear()
             return
         for row in await self._record.waits(self._engine_id):
             if (row.run, row.task) not in self._gone:
@@ -315,16 +316,24 @@ class WaitLoop(Loop):
         now_ms = self._clock.now_ms()
         while (waiting := self._next_due()) is not None and waiting.due_ms <= now_ms:
             error = ErrorInfo("Timeout", f"nothing came within {format_duration(waiting.timeout_ms)}")
-            if waiting.kind == APPROVAL and waiting.default:
-                await self._decide(waiting, now_ms)
+            retry_ms = -1 if waiting.default else await self._retry_in_ms(waiting, error)
+            if waiting.kind == APPROVAL:
+                await self._decide(waiting, error.message, retry_ms, now_ms)
             else:
-                retry_ms = await self._retry_in_ms(waiting, error)
                 self._to_tell.append(self._failure(waiting, error, retry_ms, reason="timeout"))
             heapq.heappop(self._due)
 
-    async def _decide(self, waiting: Waiting, now_ms: int) -> None:
-        """Nobody has decided: what was to count then is recorded, like any decision."""
-        verdict = Verdict(task=waiting.task, attempt=waiting.attempt, approve=waiting.default == "approve", by="deadline")
+    async def _decide(self, waiting: Waiting, why: str, retry_ms: int, now_ms: int) -> None:
+        """Nobody has decided. What counts then is recorded like any decision, so that nobody's answer comes in between."""
+        verdict = Verdict(
+            task=waiting.task,
+            attempt=waiting.attempt,
+            approve=waiting.default == "approve",
+            by="deadline",
+            comment=why,
+            expired=not waiting.default,
+            retry_in_ms=retry_ms,
+        )
         try:
             command = await self._record.decide(waiting.run, waiting.task, waiting.attempt, _encode(verdict), now_ms)
         except (NotFoundError, WrongStateError):
