@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -89,6 +93,76 @@ def test_locks(command: Command) -> None:
             assert readers == 0
             assert writing == (what == "ends")
             writing = what == "begins"
+
+
+@pytest.fixture
+def pages() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """A web server that has every page but `/gone`, and what was posted to it: (who, what)."""
+    posted: list[tuple[str, Any]] = []
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(404 if self.path == "/gone" else 200)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            posted.append((self.headers["authorization"], json.loads(body)))
+            self.answer(204)
+
+        def answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", posted
+        server.shutdown()
+        thread.join()
+
+
+def test_http_check(command: Command, pages: tuple[str, list[tuple[str, Any]]]) -> None:
+    url, posted = pages
+    hook = ("--input", f"hook={url}/hook")
+    fine = command("run", "http-check.yaml", "--input", f'urls=["{url}/a", "{url}/b"]', *hook)
+    assert (fine.code, fine.document, posted) == (0, "2 pages are there", [])
+
+    broken = ("run", "http-check.yaml", "--json", "--input", f'urls=["{url}/a", "{url}/gone"]', *hook)
+    ended = command(*broken, environment={"SKEP_SECRET_HOOK_TOKEN": "s3cret"})
+    assert (ended.code, states(ended)["check[1]"], states(ended)["tell"]) == (1, "failed", "succeeded")
+    assert posted == [("Bearer s3cret", {"text": f"A page is gone: GET {url}/gone answered 404 Not Found, expected 2xx"})]
+
+
+def test_approval(command: Command, server: None) -> None:
+    def submitted() -> str:
+        run: str = command("submit", "approval.yaml").document.strip()
+        until(lambda: [wait["run"] for wait in command("approvals", "--json").document] == [run])
+        return run
+
+    run = submitted()
+    assert command("approve", run, "ask").code == 3  # without what the form asks for
+    assert command("approve", run, "ask", "--field", "channel=stable", "--by", "Ada").code == 0
+    assert output_of(command, run) == "shipped wheel-1.2 to stable for Ada"
+
+    run = submitted()
+    assert command("reject", run, "ask", "--by", "Grace", "--comment", "too early").code == 0
+    assert output_of(command, run) == "put back, rejected by Grace: too early"
+
+
+def output_of(command: Command, run: str) -> Any:
+    """What the run gave, once it has ended."""
+    until(lambda: command("show", run, "--json").document["state"] == "succeeded")
+    return command("show", run, "--json").document["output"]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_release_gate_is_green(command: Command, examples: Path, tmp_path: Path) -> None:
