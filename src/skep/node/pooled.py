@@ -173,22 +173,27 @@ class Unpacker:
 
 
 class Sender:
-    """Gathers frames and writes them once in a turn of the loop."""
+    """Gathers frames and writes them once in a turn of the loop; until there is a transport it keeps them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._out: list[Frame] = []
-        self.transport: asyncio.WriteTransport | None = None
+        self._transport: asyncio.WriteTransport | None = None
+
+    def open(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = transport
+        self._flush()
 
     def send(self, frame: Frame) -> None:
         if not self._out:
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush)
         self._out.append(frame)
 
-    def flush(self) -> None:
-        out, self._out = self._out, []
-        if out and self.transport is not None and not self.transport.is_closing():
-            self.transport.writelines(packed(out))
+    def _flush(self) -> None:
+        if self._out and self._transport is not None:
+            out, self._out = self._out, []
+            if not self._transport.is_closing():
+                self._transport.writelines(packed(out))
 
 
 class _Attempt(Attempt):
@@ -232,7 +237,7 @@ class _Worker(asyncio.Protocol):
     async def open(self, end: socket.socket) -> None:
         await self._executor.open(self)
         transport, _ = await self._loop.create_unix_connection(lambda: self, sock=end)
-        self._sender.transport = transport
+        self._sender.open(transport)
         self._sender.send(Ready())
 
     def data_received(self, data: bytes) -> None:

@@ -82,7 +82,7 @@ class Worker(asyncio.Protocol):
         self._files: dict[str, tuple[int, int]] = {}
         self._looked = 0.0
         self._has_secrets = False
-        self._stopping = False
+        self._stopping = self._killed = False
         self._process: Process | None = None
         self._transport: asyncio.Transport | None = None
         self._words = b""
@@ -129,7 +129,7 @@ class Worker(asyncio.Protocol):
 
     def kill(self) -> None:
         """Ends it at once. What it works on is lost, but for what was stopped."""
-        self.worn = True
+        self.worn = self._killed = True
         if self._process is not None:
             self._process.stop(0)
 
@@ -162,7 +162,7 @@ class Worker(asyncio.Protocol):
                 raise
         self._process = process
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=mine)
-        self._sender.transport = self._transport
+        self._sender.open(self._transport)
         process.ended.add_done_callback(lambda ended: self._on_end(ended.result()))
 
     def _launched(self, launch: asyncio.Task[None]) -> None:
@@ -189,7 +189,7 @@ class Worker(asyncio.Protocol):
         for attempt in attempts:
             if attempt.stopped is not None or self._stopping:
                 attempt.fail(STOPPED)
-            elif len(attempts) == 1:
+            elif len(attempts) == 1 and not self._killed:
                 attempt.fail(error)
             else:
                 attempt.lose(error)
@@ -208,7 +208,9 @@ class Worker(asyncio.Protocol):
             self.kill()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.kill()  # its code closed descriptors that were not its own; harmless if it has ended
+        self.worn = True
+        if self._process is not None:
+            self._process.stop(0)  # its code closed descriptors that were not its own; harmless if it has ended
 
     def _take(self, frame: Any) -> None:
         kind = type(frame)

@@ -25,6 +25,8 @@ IDLE_S: Final = 60.0
 """After so long without work the workers of a base are ended, unless it is the last one that was used."""
 CROWD: Final = 4
 """As many workers at the most, for each one that may work for the same base."""
+REFILL_S: Final = 0.5
+"""Between the use of the last spare worker and the start of another one: work goes first."""
 
 
 class PoolExecutor:
@@ -110,26 +112,35 @@ class PoolExecutor:
         return crew
 
     def _choose(self, crew: Crew) -> Worker | None:
-        """The least loaded that can take it; None when there is none yet. Sees to it that there will be as many as useful."""
+        """The least loaded; None while there is none, or one on its way that will have less to do than all others.
+
+        Sees to it that there are as many workers as have something to do.
+        """
+        best = self._least(crew)
+        if best is not None and not best.load:
+            return best
+        fit = [worker for worker in crew.workers if not worker.worn]
+        coming = sum(not worker.ready for worker in fit)
+        if len(fit) < self._size and coming <= len(crew.waiting):
+            coming += self._grow(crew)
+            best = self._least(crew)
+        return None if coming and (best is None or best.load) else best
+
+    def _least(self, crew: Crew) -> Worker | None:
         best: Worker | None = None
-        fit = 0
         for worker in crew.workers:
-            if worker.worn or worker.is_stale(crew.used):
-                continue
-            fit += 1
-            if worker.ready and (best is None or worker.load < best.load):
+            if (
+                worker.ready
+                and not worker.worn
+                and not worker.is_stale(crew.used)
+                and (best is None or worker.load < best.load)
+            ):
                 best = worker
-        if fit < self._size and (best is None or best.load) and (best is not None or not self._coming(crew)):
-            self._grow(crew)
-            if best is None:
-                best = next((worker for worker in crew.workers if worker.ready and not worker.worn), None)
         return best
 
-    def _coming(self, crew: Crew) -> bool:
-        return any(not worker.ready and not worker.worn for worker in crew.workers)
-
-    def _grow(self, crew: Crew) -> None:
-        """One more for the crew: a spare one, else a new one, in the place of an idle one of another base if it must be."""
+    def _grow(self, crew: Crew) -> int:
+        """One more for the crew: a spare one, else a new one, in the place of an idle one of another base if it must be.
+        Answers how many are on their way now: 0 or 1."""
         if self._spares:
             ready = [worker for worker in self._spares if worker.ready]
             worker = (ready or self._spares)[0]
@@ -137,11 +148,12 @@ class PoolExecutor:
         elif len(self.workers) < self._size * CROWD or self._make_room(crew):
             worker = self._new()
         else:
-            return
+            return 0
         worker.join(crew.base)
         crew.workers.append(worker)
         if not self._spares and len(self.workers) < self._size * CROWD:
-            asyncio.get_running_loop().call_later(0.5, self._refill)
+            asyncio.get_running_loop().call_later(REFILL_S, self._refill)
+        return 0 if worker.ready else 1
 
     def _make_room(self, crew: Crew) -> bool:
         """Ends an idle worker of another base. False when there is none: one that falls idle is ended then."""

@@ -40,8 +40,8 @@ class PythonExecutor:
     name = "python"
 
     def __init__(self, threads: int = 32, secrets: Mapping[str, str] | None = None) -> None:
-        """`threads`: how many plain functions run at once."""
-        self._secrets = secrets or {}
+        """`threads`: how many plain functions run at once. `secrets` may grow."""
+        self._secrets = secrets if secrets is not None else {}
         self._host: Host
         self._loop: asyncio.AbstractEventLoop
         self._functions = FunctionThreads(self, threads)
