@@ -11,9 +11,8 @@ from starlette.routing import Route
 
 from skep.client import API
 from skep.errors import SpecError
-from skep.model.authoring import build_workflow, spec_to_data
-from skep.model.spec import WorkflowSpec
-from skep.server.answers import Query, answer, body_of, hub_of, is_given, parse, told
+from skep.server.answers import Query, answer, body_of, hub_of, told
+from skep.server.specs import checked
 
 DEFINITIONS = f"{API}/definitions"
 SCHEDULES = f"{API}/schedules"
@@ -29,13 +28,6 @@ class NewDefinition(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class Fire(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
-
-
-def checked(spec: msgspec.Raw, workflow: dict[str, Any] | None) -> WorkflowSpec:
-    """The workflow that was sent in one of the two forms. Raises SpecError."""
-    if is_given(spec) == (workflow is not None):
-        raise SpecError.at("", "expected exactly one of `workflow` and `spec`")
-    return build_workflow(workflow if workflow is not None else spec_to_data(parse(bytes(spec), WorkflowSpec)))
 
 
 async def put_definition(request: Request) -> Response:

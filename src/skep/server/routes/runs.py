@@ -15,12 +15,12 @@ from skep.client import API, WAIT_S, Told
 from skep.errors import NotFoundError, SpecError
 from skep.hub.hub import Hub
 from skep.hub.runs import VERBS, parse_filter
-from skep.model.authoring import build_workflow, spec_to_data
 from skep.model.run import Token
 from skep.model.spec import WorkflowSpec, digest
 from skep.model.views import RunSummary
 from skep.record.protocol import RunFilter
-from skep.server.answers import Query, answer, body_of, hub_of, is_given, lines, parse, told
+from skep.server.answers import Query, answer, body_of, hub_of, is_given, lines, told
+from skep.server.specs import checked
 
 RUNS: Final = f"{API}/workflows"
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -104,15 +104,8 @@ async def _spec(hub: Hub, given: Submission) -> WorkflowSpec:
         stored = await hub.definitions.find(given.definition, given.namespace or "")
         plan = hub.runs.kept_plan(stored.digest)
         return plan.spec if plan is not None else hub.runs.plan(WorkflowSpec.decode(stored.body)).spec
-    if given.workflow is not None:
-        return hub.runs.plan(build_workflow(given.workflow)).spec
-    raw = bytes(given.spec)
-    known = hub.runs.kept_plan(digest(raw))
-    if known is not None:
-        return known.spec
-    spec = parse(raw, WorkflowSpec)
-    build_workflow(spec_to_data(spec))  # the shapes of the fields are right; their values are checked here
-    return hub.runs.plan(spec).spec
+    known = hub.runs.kept_plan(digest(bytes(given.spec))) if given.workflow is None else None
+    return known.spec if known is not None else hub.runs.plan(checked(given.spec, given.workflow)).spec
 
 
 def _accepted(run: str, spec: WorkflowSpec, given: Submission, now_ms: int, due_ms: int) -> RunSummary:

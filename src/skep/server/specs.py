@@ -1,0 +1,28 @@
+"""Workflows as clients send them: as people write them, or in the canonical form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from skep.errors import SpecError
+from skep.model.authoring import build_workflow, spec_to_data
+from skep.model.spec import WorkflowSpec
+from skep.server.answers import is_given, parse
+
+
+def checked(spec: msgspec.Raw, workflow: dict[str, Any] | None) -> WorkflowSpec:
+    """The workflow that was sent in one of the two forms. Raises SpecError."""
+    if is_given(spec) == (workflow is not None):
+        raise SpecError.at("", "expected exactly one of `workflow` and `spec`")
+    return build_workflow(workflow if workflow is not None else _written(parse(bytes(spec), WorkflowSpec)))
+
+
+def _written(spec: WorkflowSpec) -> dict[str, Any]:
+    """As people would write it, so that it is checked like that: the decoder has only seen to the types of its fields."""
+    try:
+        return spec_to_data(spec)
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"is not a workflow in the canonical form: {error}; send it as people write it, as `workflow`"
+        raise SpecError.at("spec", message) from None
