@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from skep.engine.protocol import OK, REFUSED, SUPERSEDED, WAITING
+from skep.engine.protocol import NOT_FOUND, OK, REFUSED, SUPERSEDED, WAITING, Beat
 from skep.errors import ConflictError, SupersededError
-from skep.model.node import ErrorInfo, Grant, LockGrant, LogChunk, NodeInfo, Outcome, Progress
-from skep.testing.stage import HOLD, Failed, ScriptedNode, Stage
+from skep.hub import work as work_module
+from skep.model.node import ErrorInfo, Grant, Held, HeldLock, LockGrant, LogChunk, NodeInfo, Outcome, Progress
+from skep.testing.stage import HOLD, Failed, ScriptedNode, Stage, counted
 
 RUN: dict[str, Any] = {"run": "true"}
 
@@ -134,3 +135,88 @@ async def test_logs_are_kept_before_they_are_told_and_progress_is_told_alone(sta
     await work.progress([step])
     assert told == [chunk, step]
     assert await stage.record.logs(a.run, a.task) == [chunk]
+
+
+async def test_an_attempt_whose_process_died_for_another_uses_up_no_retry(stage: Stage) -> None:
+    node, (a,) = await held(stage, "a")
+    assert await stage.hub.work.report([outcome(a, "lost", error=ErrorInfo("WorkerDied", "killed"))]) == [OK]
+    await stage.go()
+    again = node.held["a"]
+    assert (again.attempt, again.failures) == (2, 0)
+    await node.finish("a", 1)
+    await stage.go()
+    assert await stage.states(a.run) == {"a": "succeeded"}
+
+
+async def test_the_position_of_a_report_is_reached_when_the_record_has_it(stage: Stage) -> None:
+    work = stage.hub.work
+    _, (a,) = await held(stage, "a")
+    marks: list[int] = []
+    stop = work.on_recorded(marks.append)
+    await work.report([outcome(a)])
+    position = await work.position()
+    assert position == stage.engine.core.n
+    assert work.mark < position
+    await stage.go()
+    assert work.mark >= position
+    assert marks[-1] == work.mark
+    stop()
+    work.recorded(work.mark + 1)
+    assert marks[-1] == work.mark - 1
+
+
+async def test_progress_is_kept_until_the_attempt_ends(stage: Stage) -> None:
+    work = stage.hub.work
+    _, (a, b) = await held(stage, "a", "b")
+    steps = [Progress(a.run, task.task, 1, done, 2.0) for task, done in ((a, 1.0), (b, 1.0), (a, 2.0))]
+    await work.progress(steps)
+    assert work.progress_of(a.run) == {a.task: steps[2], b.task: steps[1]}
+    await work.report([outcome(a)])
+    assert work.progress_of(a.run) == {b.task: steps[1]}
+    work.forget(a.run)
+    assert work.progress_of(a.run) == {}
+
+
+async def test_progress_is_bounded(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_module, "MOST_SHOWN", 2)
+    work = stage.hub.work
+    await work.progress([Progress("r", task, 1, 1.0, 2.0) for task in (1, 2, 3)])
+    await work.progress([Progress("r", 1, 1, 2.0, 2.0)])
+    assert sorted(work.progress_of("r")) == [1, 2]
+    assert work.progress_of("r")[1].done == 2.0
+    work.forget("r")
+    await work.progress([Progress("s", 1, 1, 1.0, 2.0)])
+    assert sorted(work.progress_of("s")) == [1]
+
+
+async def test_what_a_node_presents_is_handed_on_with_the_keys_of_its_locks(stage: Stage) -> None:
+    presented: list[Any] = []
+
+    class Presenter:
+        async def present(self, *given: Any) -> None:
+            presented.append(given)
+
+    work = stage.hub.work
+    _, (a,) = await held(stage, "a")
+    work.presenter = Presenter()
+    ended = outcome(a)
+    await work.present("n", 1, [Held(a, (HeldLock("db", 5, 100),)), Held(a)], [ended])
+    locks = (HeldLock("lock:default:db", 5, 100),)
+    assert presented == [("n", 1, [Held(a, locks), Held(a)], [ended])]
+    await work.present("n", 1, [], [])
+    assert presented[1] == ("n", 1, [], []), "also a node that brings nothing has come"
+
+
+async def test_a_node_is_known_by_its_incarnation_until_it_leaves(stage: Stage) -> None:
+    work = stage.hub.work
+    await work.register(NodeInfo("n", 2), beats=True)
+    assert await work.knows("n", 2)
+    assert not await work.knows("n", 1)
+    assert not await work.knows("m", 2)
+    assert await work.beat(Beat("n", 2)) == OK
+    assert await work.drain("n") == OK
+    await work.retire("n", 2, lost=True)
+    assert not await work.knows("n", 2)
+    assert await work.beat(Beat("n", 2)) == NOT_FOUND
+    await stage.go()
+    assert counted(stage.told)["lost"] == 1
