@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
+from skep.client import Client, UnreachableError
+
 SOURCE = Path(__file__).parents[2] / "src"
 
 
@@ -110,6 +112,85 @@ def skep(tmp_path: Path) -> Iterator[Skep]:
         leftover.kill()
     for process in runner.started:
         process.communicate()
+
+
+class Server(Skep):
+    """`skep up` on `home`, and commands that speak to it."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        super().__init__(folder)
+        self.options = options
+        self.up: subprocess.Popen[str] | None = None
+
+    def begin(self) -> None:
+        """Starts it and waits until it answers."""
+        with (self.folder / "up.log").open("a") as log:
+            self.up = self.start("up", *self.options, stdout=log.fileno(), stderr=log.fileno())
+        until(self.answers)
+
+    def answers(self) -> bool:
+        assert self.up is not None
+        assert self.up.poll() is None, (self.folder / "up.log").read_text()
+        with Client(self.home) as client:
+            try:
+                return client.insight.status().state == "ready" and len(client.nodes.list()) > 0
+            except UnreachableError:
+                return False
+
+    def kill(self) -> None:
+        """As a crash does it: the nodes stay."""
+        assert self.up is not None
+        self.up.kill()
+        self.up.wait()
+
+    def end(self) -> None:
+        for process in self.processes():
+            process.kill()
+        for started in self.started:
+            started.communicate()
+
+    def submit(self, name: str, text: str, *options: str) -> str:
+        """Submits a workflow; answers the id of its run."""
+        self.file(name, text)
+        run: str = self("submit", name, *options).stdout.strip()
+        return run
+
+    def client(self) -> Client:
+        return Client(self.home)
+
+    def state(self, run: str) -> str:
+        with self.client() as client:
+            return client.runs.get(run).state
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests of this process that leave it as it is."""
+    server = Server(tmp_path_factory.mktemp("server"), "--node", "local:cpu,ssd;cpu=8;slots=8")
+    server.begin()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def server(running: Server, tmp_path: Path) -> Iterator[Server]:
+    """The running server, with a folder of the test's own."""
+    mine = Server(tmp_path)
+    mine.home, mine.env = running.home, {**mine.env, "SKEP_HOME": str(running.home)}
+    yield mine
+    for leftover in mine.processes():
+        leftover.kill()
+    for process in mine.started:
+        process.communicate()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server that a test may stop, kill and start again."""
+    mine = Server(tmp_path, "--node", "local:cpu;cpu=8;slots=8")
+    mine.begin()
+    yield mine
+    mine.end()
 
 
 @pytest.fixture

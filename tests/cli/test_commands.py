@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jsonschema
 import pytest
 
 from skep import __version__
+from skep.cli.app import COMMANDS, load_command
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FLOW = """name: flow
@@ -145,3 +147,57 @@ def test_demo_runs_both_workflows_and_cleans_up(skep: Any) -> None:
 
 def test_demo_without_examples_says_where_they_are(skep: Any) -> None:
     assert "--examples DIR" in skep("demo", "--examples", str(skep.folder), code=3).stderr
+
+
+# -- all of them
+
+
+def _every() -> list[str]:
+    found = []
+    for name in COMMANDS:
+        below = getattr(load_command(name), "commands", {})
+        found += [name, *(f"{name} {sub}" for sub in below)]
+    return found
+
+
+@pytest.mark.parametrize("command", _every())
+def test_every_command_teaches_by_example(command: str) -> None:
+    name, _, sub = command.partition(" ")
+    found = load_command(name)
+    found = found.commands[sub] if sub else found
+    assert "**Example" in found.help
+    assert "`skep " in found.help or "$(skep " in found.help
+    for param in found.params:
+        assert param.name == "help" or param.help, param.name
+
+
+def test_the_list_of_commands_says_the_same_as_each_of_them(skep: Any) -> None:
+    text = skep("--help").stdout
+    for panel in ("Run", "Look", "Steer", "Serve"):
+        assert f"─ {panel} ─" in text
+    for name in COMMANDS:
+        assert re.search(rf"^│ {name} ", text, re.MULTILINE)
+
+
+HEAVY = ("rich", "yaml", "asyncio", "sqlite3", "psutil", "starlette", "skep.flow", "skep.engine", "skep.hub", "skep.wiring")
+LIGHT = ("runs", "show", "cancel x", "approve x", "nodes", "status", "queue stats", "definitions list")
+
+
+@pytest.mark.parametrize("command", LIGHT)
+def test_a_command_loads_only_what_it_needs(skep: Any, command: str) -> None:
+    skep.file("look.py", LOOK)
+    skep.program = ["look.py"]
+    done = skep(*command.split(), code=6)
+    loaded = set(done.stdout.split())
+    assert "skep.client" in loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+LOOK = """
+import sys
+from skep.cli import main
+try:
+    main()
+finally:
+    print(*sys.modules)
+"""

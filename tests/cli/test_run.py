@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer import BadParameter
 
-from skep.cli.options import local_nodes
+from skep.cli.local import local_nodes
 
 TASKS = """
 import os, sys, subprocess

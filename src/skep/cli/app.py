@@ -125,9 +125,6 @@ def main() -> None:
         sys.exit(CANCELLED if ended.code == INTERRUPTED else ended.code)
     except KeyboardInterrupt:
         sys.exit(CANCELLED)
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
     except Exception as error:  # noqa: BLE001  whatever it is, people get a message
         if os.environ.get("SKEP_DEBUG"):
             traceback.print_exc()

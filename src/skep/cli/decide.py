@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from skep.cli import completion, remote
-from skep.cli.options import parse_values
+from skep.cli.options import json_or_text, parse_pairs
 from skep.client import Client
 from skep.errors import NotFoundError, RefusedError
-from skep.model.wait import APPROVAL
+from skep.model.wait import APPROVAL, WaitView
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -77,26 +77,39 @@ def _decide(
     data: Path | None,
     json: bool,
 ) -> None:
-    given: dict[str, Any] | None = parse_values(fields, "--field") if fields else None
+    given = parse_pairs(fields or (), "--field")
     with remote.server(data, json) as client:
         found = client.runs.get(remote.find_run(client, run)).id
-        name = task or _only(client, found)
+        wait = _wait(client, found, task)
+        name = task or (wait.task if wait else "")
         decide = client.tasks.approve if verb == "approve" else client.tasks.reject
-        seen = decide(found, name, by=by or _user(), comment=comment, data=given)
+        seen = decide(found, name, by=by or _user(), comment=comment, data=_data(given, wait.form if wait else None))
         if json:
             remote.document(seen)
         else:
             remote.note(f"{name} of run {found} is {'approved' if verb == 'approve' else 'rejected'}")
 
 
-def _only(client: Client, run: str) -> str:
+def _wait(client: Client, run: str, task: str | None) -> WaitView | None:
+    """The approval that is meant: the only one where none is named. Raises NotFoundError, RefusedError."""
     waits = client.tasks.waits(kind=APPROVAL, run=run)
+    if task is not None:
+        return next((wait for wait in waits if wait.task == task), None)
     if not waits:
         raise NotFoundError(f"no task of run {run} waits for a person; `skep approvals` lists what does")
     if len(waits) > 1:
         names = ", ".join(wait.task for wait in waits[:10])
         raise RefusedError(f"{len(waits)} tasks of run {run} wait for a person, name one: {names}")
-    return waits[0].task
+    return waits[0]
+
+
+def _data(given: Mapping[str, str], form: Any) -> dict[str, Any] | None:
+    """The data as the form wants it: what is to be a text stays one, even if it looks like a number."""
+    wanted = form.get("properties", {}) if isinstance(form, dict) else {}
+    texts = {name for name, field in wanted.items() if isinstance(field, dict) and field.get("type") == "string"}
+    if not given and form is None:
+        return None
+    return {name: value if name in texts else json_or_text(value) for name, value in given.items()}
 
 
 def _user() -> str:

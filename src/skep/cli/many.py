@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -53,20 +53,24 @@ def command(
     if bool(runs) + (filtered or all) != 1:
         raise typer.BadParameter("name runs, or choose them by options such as --label, or say --all", param_hint="RUN")
     with remote.server(data, json) as client:
-        bulk = _each(client, runs, one) if runs else _all(client, verb, wanted, yes, reason)
+        states: dict[str, str] = {}
+        bulk = _each(client, runs, one, states) if runs else _all(client, verb, wanted, yes, reason)
     if json:
         remote.document(bulk)
     else:
-        _tell(verb, bulk, named=bool(runs))
+        _tell(verb, bulk, states)
     if bulk.refused:
         raise typer.Exit(3)
 
 
-def _each(client: Client, runs: Sequence[str], one: Callable[[Client, str], RunSummary]) -> Bulk:
+def _each(client: Client, runs: Sequence[str], one: Callable[[Client, str], RunSummary], states: dict[str, str]) -> Bulk:
+    """Notes in `states` how they stand then."""
     bulk = Bulk([], {})
     for run in dict.fromkeys(runs):
         try:
-            bulk.done.append(one(client, remote.find_run(client, run)).id)
+            done = one(client, remote.find_run(client, run))
+            bulk.done.append(done.id)
+            states[done.id] = done.state
         except SkepError as error:
             if len(runs) == 1 or error.exit_code != 3:
                 raise
@@ -89,11 +93,10 @@ def _all(client: Client, verb: str, wanted: Filter, yes: bool, reason: str) -> B
     return bulk
 
 
-def _tell(verb: str, bulk: Bulk, named: bool) -> None:
-    if named:
-        for run in bulk.done:
-            remote.note(f"{DONE[verb]} {run}")
-    elif bulk.done or not bulk.refused:
+def _tell(verb: str, bulk: Bulk, states: Mapping[str, str]) -> None:
+    for run, state in states.items():
+        remote.note(f"{state if state == 'cancelled' and verb == 'cancel' else DONE[verb]} {run}")
+    if not states and (bulk.done or not bulk.refused):
         remote.note(f"{DONE[verb]}: {len(bulk.done):,} run{'' if len(bulk.done) == 1 else 's'}")
     for run, why in list(bulk.refused.items())[:20]:
         remote.note(f"refused: {run}: {why}")
