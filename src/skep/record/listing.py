@@ -49,7 +49,7 @@ class Filter(NamedTuple):
     streams: Sequence[Stream]
     """Together all runs that are so; none: it cannot lead."""
     check: str = ""
-    """The same as a condition on the row `r` of a run."""
+    """The same as a condition on the row `r` of a run, or on its place in the list alone, which `{at}` stands for."""
     values: tuple[Any, ...] = ()
     match: Callable[[str, str, bytes], bool] | None = None
     """The same of its id, workflow and labels, where SQL cannot say it."""
@@ -127,7 +127,8 @@ def _filters(tx: Transaction, wanted: RunFilter) -> list[Filter]:
         check = f"r.state IN ({', '.join('?' * len(states))})"
         found.append(Filter([Stream("r.state = ?", (state,)) for state in states], check, states))
     for label in wanted.labels.items():
-        check = "EXISTS (SELECT 1 FROM run_labels WHERE name = ? AND value = ? AND accepted_ms = r.accepted_ms AND seq = r.seq)"
+        place = "accepted_ms = {at}.accepted_ms AND seq = {at}.seq"
+        check = f"EXISTS (SELECT 1 FROM run_labels WHERE name = ? AND value = ? AND {place})"
         found.append(Filter([Stream("l.name = ? AND l.value = ?", label, labels=True)], check, label))
     if wanted.search:
         found.append(_searched(tx, wanted.search))
@@ -178,11 +179,12 @@ def _looks(
 ) -> Iterator[Look]:
     """The runs of a stream beyond a place in the list, each looked at for what else is wanted of it."""
     table, key = "runs r", "r"
-    if stream.labels:
-        table, key = ("run_labels l JOIN runs r ON r.seq = l.seq" if others else "run_labels l"), "l"
+    if stream.labels:  # where labels are all that is asked for, no row of a run is touched
+        more = any(filter.match or "r." in filter.check for filter in others)
+        table, key = ("run_labels l JOIN runs r ON r.seq = l.seq" if more else "run_labels l"), "l"
     checks = [filter for filter in others if filter.check]
     matches = [filter.match for filter in others if filter.match]
-    fits = " AND ".join(filter.check for filter in checks) or "1 = 1"
+    fits = " AND ".join(filter.check for filter in checks).format(at=key) or "1 = 1"
     seen = ", r.id, r.workflow, r.labels" if matches else ""
     within, times = _within(key, wanted.accepted_from_ms, 0 if after else wanted.accepted_to_ms)
     sql = (
