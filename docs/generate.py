@@ -14,10 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from skep import errors
+from skep import client, errors
 from skep.cli.app import COMMANDS, load_command
 from skep.flow import expressions, functions
-from skep.model import event, keys, kinds, schema, state
+from skep.model import calls, event, keys, kinds, schema, state
 from skep.model.fields import Field, Kind, Table
 from skep.model.run import AttemptView, RunView, TaskView
 from skep.model.units import format_bytes, format_duration
@@ -84,7 +84,8 @@ def keys_of(table: Table) -> str:
         names = f"`{field.key}`" + (f" (or `{field.alias}`)" if field.alias else "")
         only = f" Only with {' or '.join(f'`{key}`' for key in field.beside)}." if field.beside else ""
         needed = " Required." if field.key in table.required else ""
-        return names, _holds(field.kind), field.doc + needed + only
+        apart = f" Not with {' or '.join(f'`{key}`' for key, _ in field.apart)}." if field.apart else ""
+        return names, _holds(field.kind), field.doc + needed + only + apart
 
     return _table(("key", "holds", "what"), [row(field) for field in table.fields])
 
@@ -95,7 +96,7 @@ def _holds(kind: Kind) -> str:
 
 def _shapes(schema: Mapping[str, Any]) -> Iterator[str]:
     if "$ref" in schema:
-        yield "mapping or list of tasks"
+        yield "mapping or list of tasks" if schema["$ref"].endswith("/tasks") else "mapping"
     elif "enum" in schema:
         yield " or ".join(f"`{word}`" for word in schema["enum"])
     elif "anyOf" in schema:
@@ -148,7 +149,7 @@ WHAT_NAMES_ARE = {
     "item": "The item of a child of a map.",
     "index": "Its position, from 0.",
     "run": "The run: `run.id`, `run.workflow`, `run.namespace`.",
-    "secrets": "Secrets, filled in on the node: `secrets.NAME`. Only in `run`, `with`, `env`, `cwd`.",
+    "secrets": "Secrets, filled in on the node: `secrets.NAME`. Only in `run`, `env`, `cwd`, `http` and a function's `with`.",
 }
 
 
@@ -187,6 +188,7 @@ EXIT_CODES = {
     3: "refused: the workflow, its inputs or the data directory; nothing was accepted; or its record failed",
     4: "cancelled: Ctrl-C, SIGTERM",
     5: "timed out: the run's `timeout`",
+    6: "no server answers, or it answers something else",
 }
 
 
@@ -196,6 +198,7 @@ def exit_codes() -> str:
         if inspect.isclass(kind) and issubclass(kind, errors.SkepError):
             raised[kind.exit_code].append(f"`{name}`")
     raised[4] = raised[5] = ["`RunFailedError`"]
+    raised[client.UnreachableError.exit_code].append("`UnreachableError`")
     return _table(
         ("code", "means", "errors"), [(str(code), text, ", ".join(raised[code])) for code, text in EXIT_CODES.items()]
     )
@@ -209,21 +212,31 @@ def error_classes() -> str:
 
 
 ERROR_TYPES = {
+    "Busy": "A server answered 429 or 503; `Retry-After` is kept to. Also under the name `Status`.",
     "Cancelled": "The attempt was stopped: the run was cancelled, or the process ended.",
+    "ChildFailed": "The child run of a task with `uses` did not succeed.",
+    "Connect": "No connection to a server could be made. Also under the name `Connection`.",
+    "Connection": "A connection broke off, or nothing came for too long.",
     "Deadline": "The task's `deadline` was over.",
     "Executor": "The node does not run this kind of task.",
     "ExitCode": "The command ended with another exit code than 0; `exit_code` has it.",
     "Expression": "An expression did not work out with the values of this run.",
+    "Gateway": "A server answered 502 or 504. Also under the name `Status`.",
     "Import": "The function was not found, or its module raised while it was imported. Never tried again.",
     "Map": "`map` gave something that is no list, or too many items.",
     "NotFound": "The program or the working directory is not there.",
     "Output": "The output of a task that this one reads cannot be had any more.",
+    "Refused": "The child run of a task with `uses` was not accepted: no such workflow, wrong inputs, nested too deep.",
+    "Rejected": "A person rejected it. Never tried again.",
+    "Request": "A request that cannot be sent: no URL, a header with a line break.",
+    "Response": "A response that is too large, is not what it says, or points in a circle.",
     "Result": "What the task gave is not JSON, or too large.",
     "Secrets": "The node lacks a secret. Never tried again.",
     "Signal": "The command was ended by a signal; `signal` has its number.",
     "SpawnError": "The command could not be started.",
-    "Stub": "Only in `skep.testing.run`: a command for which the test has no stub.",
-    "Timeout": "The attempt's `timeout` was over.",
+    "Status": "A server answered with a status that was not expected.",
+    "Stub": "Only in `skep.testing.run`: a command or request for which the test has no stub.",
+    "Timeout": "The attempt's `timeout` was over, or the `deadline` of a question.",
     "WorkerDied": "The worker process of an isolated function ended before the function did.",
 }
 
@@ -374,6 +387,13 @@ LIMITS: Sequence[tuple[str, str, Callable[[Any], str], str]] = (
     ("skep.node.functions", "MAX_RESULT", _size, "Output of a function, as JSON."),
     ("skep.node.executors.shell", "MAX_RESULT", _size, "Output of a command, in `$SKEP_OUTPUT`."),
     ("skep.node.executors.shell", "CAPTURE_BYTES", _size, "Standard output, where that is the output."),
+    ("skep.model.calls", "DEFAULT_BODY", _size, "Response to a request, where `max_bytes` does not say."),
+    ("skep.model.calls", "MAX_BODY", _size, "Response to a request that `max_bytes` may allow."),
+    ("skep.node.executors.client", "CONNECT_S", _seconds, "For the connection of a request."),
+    ("skep.node.executors.client", "IDLE_S", _seconds, "How long nothing may come on the connection of a request."),
+    ("skep.node.executors.client", "MAX_REDIRECTS", _count, "Redirects that a request follows."),
+    ("skep.node.executors.request", "MAX_RETRY_AFTER_MS", _ms, "Longest `Retry-After` that is kept to."),
+    ("skep.model.authoring", "MAX_NESTING", _count, "Levels of runs below a run."),
     ("skep.node.context", "SAVE_LIMIT", _size, "One checkpoint; one value of the shared state."),
     ("skep.node.logs", "LOG_CAP", _size, "Log kept of each stream of one attempt; what follows is thrown away."),
     ("skep.node.functions", "MAX_MESSAGE", _count, "Characters of an error's message."),
@@ -428,6 +448,10 @@ def _command(title: str, command: Any, heading: str) -> str:
 REFERENCE: Mapping[str, Callable[[], str]] = {
     "workflow keys": lambda: keys_of(keys.WORKFLOW),
     "task keys": lambda: keys_of(keys.TASK),
+    "http keys": lambda: keys_of(calls.TABLES["http"]),
+    "approval keys": lambda: keys_of(calls.TABLES["approval"]),
+    "uses keys": lambda: keys_of(calls.TABLES["uses"]),
+    "wait_for keys": lambda: keys_of(calls.TABLES["wait_for"]),
     "retry keys": lambda: keys_of(keys.RETRY),
     "lock keys": lambda: keys_of(keys.LOCK),
     "resource keys": lambda: keys_of(keys.RESOURCES),

@@ -17,7 +17,7 @@ from skep import errors
 from skep.cli.app import COMMANDS
 from skep.errors import SkepError
 from skep.flow.functions import ARITY
-from skep.model import keys
+from skep.model import calls, keys
 from skep.model.event import Event
 from skep.node.context import Checkpoint, SharedState, TaskContext
 from skep.record.fold import STEPS
@@ -48,7 +48,7 @@ def _mentioned(name: str) -> bool:
     return re.search(rf"`[^`\n]*(?<![\w-]){re.escape(name)}(?![\w-])[^`\n]*`", REFERENCE) is not None
 
 
-TABLES = (keys.WORKFLOW, keys.TASK, keys.RETRY, keys.LOCK, keys.RESOURCES, keys.HANDLER)
+TABLES = (keys.WORKFLOW, keys.TASK, *calls.TABLES.values(), keys.RETRY, keys.LOCK, keys.RESOURCES, keys.HANDLER)
 CONTEXT = [name for kind in (TaskContext, Checkpoint, SharedState) for name in dir(kind) if not name.startswith("_")]
 EVERYTHING = sorted(
     {

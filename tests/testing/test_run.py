@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import skep.testing
-from skep import context, shell, task, workflow
+from skep import approval, context, http, shell, task, uses, wait_for, workflow
 from skep.errors import RefusedError, SpecError
 from skep.model.authoring import build_workflow
 from skep.model.node import NodeInfo
@@ -350,3 +350,64 @@ def test_checkpoints() -> None:
 def test_secrets() -> None:
     view = run(spec(a={"does": use, "with": {"key": "${{ secrets.key }}"}}), secrets={"key": "hunter22"})
     assert view.output == {"a": "***"}
+
+
+# -- what waits for somebody else
+
+
+@workflow
+def one(name: str) -> Any:
+    return shell(f"make {name}", name="make")
+
+
+@workflow
+def launch() -> Any:
+    asked = approval("Ship it?", deadline="9d", default="approve", name="ask")
+    built = one.map(["docs", "wheel"])
+    page = http("https://x.org/", name="page", needs=asked)
+    told = wait_for("deployed", key="k", timeout="1d", name="told", on_failure="continue", needs=page)
+    return {"by": asked.by, "built": built, "page": page, "told": told}
+
+
+def test_waits_are_over_when_their_time_is() -> None:
+    view = run(launch, stubs={"make": lambda command: command, "page": {"status": 200}})
+    assert view.output == {"by": "deadline", "built": ["make docs", "make wheel"], "page": {"status": 200}, "told": None}
+    assert view.finished_ms is not None
+    assert view.finished_ms - view.accepted_ms >= 10 * DAY_MS
+
+
+def test_stubs_answer_for_people_children_and_events() -> None:
+    seen: list[Any] = []
+
+    def note(call: Any) -> Any:
+        seen.append(call)
+        return {"by": "Ada"}
+
+    view = run(launch, stubs={"ask": note, "one[0]": note, "one[1]": 7, "page": note, "told": note})
+    assert view.output == {"by": "Ada", "built": [{"by": "Ada"}, 7], "page": {"by": "Ada"}, "told": {"by": "Ada"}}
+    assert sorted(seen, key=repr) == [
+        {"event": "deployed", "key": "k"},
+        {"message": "Ship it?", "deadline_ms": 9 * DAY_MS, "default": "approve"},
+        {"url": "https://x.org/"},
+        {"workflow": "one", "with": {"name": "docs"}},
+    ]
+
+
+def test_a_stored_workflow_has_a_stub_or_is_not_there() -> None:
+    @workflow
+    def flow() -> Any:
+        return uses("build@3", {"x": 1}, name="child")
+
+    assert run(flow, stubs={"child": lambda call: call}).output == {"workflow": "build@3", "with": {"x": 1}}
+    view = run(flow)
+    assert (view.state, view.tasks[0].error["type"]) == ("failed", "Refused")
+
+
+def test_a_request_without_a_stub_fails() -> None:
+    @workflow
+    def flow() -> Any:
+        return http("https://x.org/")
+
+    view = run(flow)
+    assert view.tasks[0].error["type"] == "Stub"
+    assert "commands and requests are not made in a test" in view.tasks[0].error["message"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from skep.errors import RefusedError, SpecError
 from skep.model.node import NodeInfo
 from skep.model.run import MAX_TASKS, RunView
-from skep.model.spec import WorkflowSpec
+from skep.model.spec import PARKED, TaskSpec, WorkflowSpec
 from skep.model.state import TaskState
 from skep.model.units import format_duration, parse_duration_ms
 from skep.node.executors.inline import InlineExecutor
@@ -53,9 +55,10 @@ def run(
     snoozes, timeouts and deadlines of any length are over at once, and in the same order every time. Only plain functions
     that really block (`time.sleep`) do so here too.
 
-    `stubs`: by the name of a task (`fetch`, which also stands for all of its map children, or `fetch[0]`): what it gives in
-    place of being run; a function is called with the task's arguments, with the command, or with the request. Those two are
-    never made: one without a stub fails. `nodes`: to test placement; by default there is one node that can run everything.
+    `stubs`: by the name of a task, or of one in a child run (`fetch`, which also stands for all of its map children, or
+    `fetch[0]`): what it gives in place of being run; a function is called with the task's arguments, with the command, or with
+    the request. Those two are never made: one without a stub fails. What is parked (`approval`, `uses`, `wait_for`) waits as it
+    would, unless it has a stub. `nodes`: to test placement; by default there is one node that can run everything.
     `chance`: from 0 to 1, where in its range the jitter of back-off falls. `limit` of virtual time and `real_limit` in seconds
     end a run that never would: TimeoutError.
 
@@ -107,10 +110,10 @@ class _Stage:
         chance: float,
         limit_ms: int,
     ) -> None:
-        names = {task.name for task in spec.tasks}
+        names = set(_names(spec))
         if unknown := sorted(name for name in stubs if name.partition("[")[0] not in names):
             raise RefusedError(f"stubs for {', '.join(unknown)}: the workflow has no such task, but {', '.join(sorted(names))}")
-        self._spec = spec
+        self._spec = msgspec.structs.replace(spec, tasks=tuple(_stubbed(task, stubs) for task in spec.tasks))
         self._stubs = stubs
         self._nodes = list(nodes) if nodes is not None else [all_round(spec)]
         self._secrets = secrets
@@ -137,6 +140,36 @@ class _Stage:
 
     def _executors(self, info: NodeInfo) -> list[InlineExecutor]:
         return [InlineExecutor(name, stubs=self._stubs, secrets=self._secrets) for name in KINDS]
+
+
+def _names(spec: WorkflowSpec) -> Iterator[str]:
+    """Of its tasks, and of those in the workflows that are written out in it."""
+    for task in spec.tasks:
+        yield task.name
+        if child := _child(task):
+            yield from _names(child)
+
+
+def _child(task: TaskSpec) -> WorkflowSpec | None:
+    """The workflow that is written out in it, if one is."""
+    if task.executor != "uses" or not isinstance(task.call, dict) or "definition" not in task.call:
+        return None
+    return msgspec.convert(task.call["definition"], WorkflowSpec)
+
+
+def _stubbed(task: TaskSpec, stubs: Mapping[str, Any]) -> TaskSpec:
+    """What is parked and has a stub becomes a request, which the stub answers; so do such tasks in child runs."""
+    stubbed = any(name.partition("[")[0] == task.name for name in stubs)
+    child = _child(task)
+    if task.executor not in PARKED or not (stubbed or child):
+        return task
+    if not stubbed and child is not None:
+        changed = msgspec.structs.replace(child, tasks=tuple(_stubbed(one, stubs) for one in child.tasks))
+        return msgspec.structs.replace(task, call={"definition": msgspec.json.decode(changed.encode())})
+    assert isinstance(task.call, dict)
+    call = {"workflow": child.name} if child is not None else task.call
+    with_ = {"with": task.args} if task.executor == "uses" else {}
+    return msgspec.structs.replace(task, executor="http", call={**call, **with_}, args=None, timeout_ms=0)
 
 
 def all_round(spec: WorkflowSpec) -> NodeInfo:
