@@ -242,6 +242,9 @@ def test_an_approval_parks_with_its_question_filled_in() -> None:
     )
     assert decided({"approval": question}, x=["1.2", "1.3"]) == Park(wait)
     assert decided({"approval": "${{ inputs.x }}"}, x=3) == Park(Wait(kind="approval", message="3"))
+    wrong = decided({"approval": question | {"message": "?"}}, x=7)
+    assert isinstance(wrong, Fail)
+    assert wrong.error.message.startswith("what approval.form.properties.version.enum comes to is no part of a form")
 
 
 def test_an_event_is_waited_for_by_name_and_key() -> None:

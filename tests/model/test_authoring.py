@@ -562,9 +562,18 @@ REQUEST = st.fixed_dictionaries(
         "follow_redirects": st.booleans(),
     },
 )
+FORMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "title": TEXTS,
+        "default": JSON,
+        "enum": st.just("${{ inputs.x }}") | st.lists(JSON, min_size=1, max_size=2),
+        "properties": st.dictionaries(TEXTS, st.just({"type": "string"}), max_size=2),
+    },
+)
 QUESTION = st.fixed_dictionaries(
     {"message": TEXTS, "deadline": st.integers(1, 10_000_000).map(lambda ms: f"{ms}ms")},
-    optional={"form": MAPPINGS, "default": st.sampled_from(["approve", "reject"])},
+    optional={"form": FORMS, "default": st.sampled_from(["approve", "reject"])},
 )
 TASKS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {"run": TEXTS | st.lists(TEXTS, min_size=1, max_size=3)},

@@ -81,6 +81,14 @@ def test_a_form_that_is_none_or_says_more_than_is_checked(form: Any, expected: s
     assert str(caught.value).startswith(expected)
 
 
+def test_what_an_expression_gives_is_not_known_yet() -> None:
+    form = {"properties": {"a": {"enum": "${{ inputs.x }}", "pattern": "${{ inputs.y }}"}, "b": "${{ inputs.z }}"}}
+    assert parse_form(form) == form
+    with pytest.raises(Fault) as caught:
+        parse_form(form, filled=True)
+    assert [show_path(path) for path, _ in caught.value.found] == ["properties.a.enum", "properties.b"]
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-5, 5) | st.sampled_from(["", "a", "ab", "abc"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),

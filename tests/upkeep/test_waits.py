@@ -120,6 +120,8 @@ async def test_a_stored_workflow_by_its_version(stage: TimedStage) -> None:
     ("wanted", "message"),
     [
         ({"uses": "nothing"}, "nothing"),
+        ({"uses": "kid@9"}, "kid"),
+        ({"uses": "${{ 'kid@x' }}"}, "expected a name, or name@version such as kid@3"),
         ({"uses": "kid", "with": {"y": 1}}, "inputs.y: there is no such input"),
         ({"uses": "kid", "with": "${{ [1] }}"}, "`with` must give a mapping"),
     ],

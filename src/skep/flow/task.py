@@ -10,11 +10,13 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from skep.flow.check import Check
-from skep.flow.evaluation import Scope
+from skep.flow.evaluation import ExpressionError, Scope
 from skep.flow.expressions import Expression, Uses, union
 from skep.flow.functions import to_text
 from skep.flow.templates import Template, Value
 from skep.model import wait
+from skep.model.fields import Fault, show_path
+from skep.model.forms import parse_form
 from skep.model.node import Call, Requirement
 from skep.model.spec import NORMAL_PRIORITY, PARKED, TYPE_PRIORITY, Resources, TaskSpec
 from skep.model.wait import Wait
@@ -120,7 +122,8 @@ class TaskPlan:
         if self.call.executor == "approval":
             timeout_ms = call.get("deadline_ms", 0)
             message, default = to_text(call["message"]), call.get("default", "")
-            return Wait(kind=wait.APPROVAL, timeout_ms=timeout_ms, message=message, form=call.get("form"), default=default)
+            form = _form(call["form"]) if "form" in call else None
+            return Wait(kind=wait.APPROVAL, timeout_ms=timeout_ms, message=message, form=form, default=default)
         if self.call.executor == "uses":
             workflow = "" if self.definition else to_text(call["workflow"])
             return Wait(kind=wait.CHILD, timeout_ms=self.timeout_ms, definition=self.definition, workflow=workflow, inputs=args)
@@ -208,6 +211,15 @@ def _request(request: dict[str, Any]) -> dict[str, Any]:
     if "headers" in request:
         texts["headers"] = {name: to_text(value) for name, value in request["headers"].items()}
     return request | texts
+
+
+def _form(value: Any) -> dict[str, Any]:
+    """The form with its expressions filled in, checked again: any of them may have given something else."""
+    try:
+        return parse_form(value, filled=True)
+    except Fault as fault:
+        place = show_path(("approval", "form", *fault.found[0][0]))
+        raise ExpressionError(f"what {place} comes to is no part of a form", place) from None
 
 
 @lru_cache(maxsize=4_096)

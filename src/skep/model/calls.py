@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from skep.model import kinds, units
 from skep.model.fields import Field, Kind, Table, wrong
+from skep.model.forms import parse_form
 from skep.model.spec import RetryPolicy
 
 EXPRESSION: Final[Mapping[str, Any]] = {"type": "string", "pattern": r"\$\{\{"}
@@ -133,12 +134,6 @@ def http_retry(call: Mapping[str, Any]) -> RetryPolicy:
 # -- approval
 
 
-def _parse_form(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return kinds.parse_json(value)
-    raise wrong(value, "a JSON Schema: a mapping")
-
-
 def _parse_wait_ms(value: Any) -> int:
     wait_ms: int = kinds.DURATION.parse(value)
     if wait_ms:
@@ -149,7 +144,7 @@ def _parse_wait_ms(value: Any) -> int:
 _QUESTION: Final = Table(
     "`approval`",
     Field("message", "message", kinds.TEXT, "What is asked."),
-    Field("form", "form", Kind(_parse_form, {"type": "object"}), "JSON Schema of the data that an approval must bring."),
+    Field("form", "form", Kind(parse_form, {"type": "object"}), "JSON Schema of the data that an approval must bring."),
     Field(
         "deadline",
         "deadline_ms",

@@ -23,13 +23,15 @@ TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
 }
 
 
-def parse_form(value: Any) -> dict[str, Any]:
-    """The form as JSON. Raises Fault for what is no schema, and for keywords that are not checked here."""
+def parse_form(value: Any, *, filled: bool = False) -> dict[str, Any]:
+    """The form as JSON. Raises Fault for what is no schema, and for keywords that are not checked here.
+
+    Until its expressions are `filled` in, anything may come of them."""
     form = kinds.parse_json(value)
     faults: list[Found] = []
     if not isinstance(form, dict):
         raise wrong(value, "a JSON Schema: a mapping")
-    _check(form, (), faults)
+    _check(form, (), faults, filled)
     if faults:
         raise Fault(faults)
     return form
@@ -97,26 +99,32 @@ _KEYWORDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 }
 
 
-def _check(form: Mapping[str, Any], path: Path, faults: list[Found]) -> None:
+def _check(form: Mapping[str, Any], path: Path, faults: list[Found], filled: bool) -> None:
     for key, value in form.items():
         if key not in _KEYWORDS:
             hint = nearest(key, _KEYWORDS) or f"; forms have {', '.join(_KEYWORDS)}"
             faults.append(((*path, key), f"is not a keyword of forms{hint}"))
             continue
         is_right, expected = _KEYWORDS[key]
+        if not filled and _is_expression(value):
+            continue
         if not is_right(value):
             faults.append(((*path, key), f"found {show(value)}, expected {expected}"))
         elif key == "properties":
             for name, inner in value.items():
-                _check_inner(inner, (*path, key, name), faults)
+                _check_inner(inner, (*path, key, name), faults, filled)
         elif key == "items":
-            _check_inner(value, (*path, key), faults)
+            _check_inner(value, (*path, key), faults, filled)
 
 
-def _check_inner(inner: Any, path: Path, faults: list[Found]) -> None:
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and "${{" in value
+
+
+def _check_inner(inner: Any, path: Path, faults: list[Found], filled: bool) -> None:
     if isinstance(inner, Mapping):
-        _check(inner, path, faults)
-    else:
+        _check(inner, path, faults, filled)
+    elif filled or not _is_expression(inner):
         faults.append((path, f"found {show(inner)}, expected a schema: a mapping"))
 
 

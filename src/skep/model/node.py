@@ -151,9 +151,9 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why an attempt failed, as far as its node knows."""
 
     type: str
-    """The exception's class name, or one of Skep's: `Cancelled`, `Deadline`, `Executor`, `ExitCode`, `Expression`, `Import`,
-    `Map`, `NotFound`, `Output`, `Result`, `Secrets`, `Signal`, `SpawnError`, `Stub`, `Timeout`, `WorkerDied`; and in
-    expressions `ChildFailed`, `NodeLost`."""
+    """The exception's class name, or one of Skep's: `Cancelled`, `ChildFailed`, `Deadline`, `Executor`, `ExitCode`,
+    `Expression`, `Import`, `Map`, `NotFound`, `Output`, `Refused`, `Rejected`, `Result`, `Secrets`, `Signal`, `SpawnError`,
+    `Stub`, `Timeout`, `WorkerDied`; and in expressions `NodeLost`."""
     message: str
     traceback: str = ""
     exit_code: int | None = None

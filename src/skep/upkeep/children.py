@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
+
+import msgspec
 
 from skep.errors import NotFoundError, RefusedError, RunFailedError, SpecError, WrongStateError
 from skep.ids import child_run_id
@@ -19,6 +22,8 @@ DEEPEST: Final = 8
 """How many runs a run may be nested in."""
 UNFINISHED: Final = (int(RunState.QUEUED), int(RunState.RUNNING), int(RunState.CANCELLING))
 PAGE: Final = 1_000
+PARENTS: Final = 256
+"""Runs kept whose children are started."""
 
 
 class ChildRuns(Protocol):
@@ -62,6 +67,7 @@ class Children:
         self._runs = runs
         self._engine_id = engine_id
         self._stored = Stored(record)
+        self._parents: OrderedDict[str, RunRow] = OrderedDict()
 
     async def start(self, run: str, task: int, attempt: int, wait: Wait) -> bool:
         """Starts the child of an attempt, if it is not there yet. True: it has ended already. Raises RefusedChild."""
@@ -70,7 +76,7 @@ class Children:
             return RunState((await self._record.run(child)).state).ended
         except NotFoundError:
             pass
-        parent = await self._record.run(run)
+        parent = await self._parent(run)
         if parent.depth >= DEEPEST:
             raise RefusedChild(f"runs may be nested {DEEPEST} deep, and this would be deeper; is a workflow its own child?")
         if wait.inputs is not None and not isinstance(wait.inputs, Mapping):
@@ -78,9 +84,18 @@ class Children:
         try:
             spec = await self._stored.workflow(parent.namespace, wait.workflow, wait.definition)
             await self._runs.submit(spec, wait.inputs, run_id=child, parent=parent, parent_task=task)
-        except (NotFoundError, RefusedError, SpecError) as error:
+        except (NotFoundError, RefusedError, SpecError, msgspec.MsgspecError) as error:
             raise RefusedChild(str(error)) from None
         return False
+
+    async def _parent(self, run: str) -> RunRow:
+        """What a child takes over from it never changes; a map has many children."""
+        parent = self._parents.get(run)
+        if parent is None:
+            parent = self._parents[run] = await self._record.run(run)
+            if len(self._parents) > PARENTS:
+                self._parents.popitem(last=False)
+        return parent
 
     async def end(self, child: str) -> ChildEnd:
         """How the ended child ended."""
@@ -91,7 +106,7 @@ class Children:
             for name, trouble in error.failures[:1]:
                 why += f": {name}: {trouble.partition(chr(10))[0]}"
             return ChildEnd(error=ErrorInfo("ChildFailed", why), final=error.state == RunState.CANCELLED.label)
-        except (NotFoundError, ValueError) as error:
+        except (NotFoundError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             return ChildEnd(error=ErrorInfo("ChildFailed", f"the output of run {child} cannot be had: {error}"), final=True)
 
     async def cancel(self, child: str) -> None:

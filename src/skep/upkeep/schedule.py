@@ -171,7 +171,7 @@ class ScheduleLoop(Loop):
         for at_ms in decision.fire:
             try:
                 started.append(await self.start_run(row, spec, self._id(row, at_ms)))
-            except (NotFoundError, RefusedError, SpecError) as error:
+            except (NotFoundError, RefusedError, SpecError, msgspec.MsgspecError) as error:
                 self._refuse(key, str(error))
             else:
                 self.refused.pop(key, None)

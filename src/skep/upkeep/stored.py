@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from skep.errors import NotFoundError
 from skep.model.spec import WorkflowSpec
 from skep.record.protocol import Record
 
@@ -32,5 +33,7 @@ class Stored:
         return spec
 
     async def _body(self, namespace: str, name: str) -> bytes:
-        bare, _, version = name.partition("@")
+        bare, at, version = name.partition("@")
+        if at and not (version.isascii() and version.isdecimal() and len(version) < 10 and int(version)):
+            raise NotFoundError(f"there is no workflow {name!r}: expected a name, or name@version such as {bare or 'deploy'}@3")
         return (await self._record.stored_definition(namespace, bare, int(version or 0))).body
