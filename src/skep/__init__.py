@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from skep.version import VERSION
+
 if TYPE_CHECKING:
     from skep.errors import NotFoundError, RefusedError, RunFailedError, SkepError, SpecError, WrongStateError
     from skep.sdk.calls import approval, http, uses, wait_for
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from skep.sdk.task import shell, task
     from skep.sdk.workflow import workflow
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "NotFoundError",
     "RefusedError",

@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from skep import __version__, errors
+import skep.errors as errors
 from skep.config import data_home, socket_path
 from skep.ids import new_id
 from skep.model.event import Event
@@ -40,6 +40,7 @@ from skep.model.views import (
     TaskList,
 )
 from skep.model.wait import WaitView
+from skep.version import VERSION
 
 T = TypeVar("T")
 
@@ -161,7 +162,7 @@ class Client:
         raise AssertionError("not reached")
 
     def _send(self, connection: _Connection, method: str, url: str, data: bytes | None) -> http.client.HTTPResponse:
-        headers = {"Skep-Protocol": str(PROTOCOL), "User-Agent": f"skep/{__version__}"}
+        headers = {"Skep-Protocol": str(PROTOCOL), "User-Agent": f"skep/{VERSION}"}
         if data is not None:
             headers["Content-Type"] = "application/json"
         try:

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from skep import __version__
 from skep.clock import Clock
 from skep.engine.protocol import Engine
 from skep.hub.queue import labelled
 from skep.model.views import ServerStatus
 from skep.record.protocol import Record
+from skep.version import VERSION
 
 
 class Insight:
@@ -36,7 +36,7 @@ class Insight:
         kept = await self._record.stats()
         runs = await self._record.count_runs()
         return ServerStatus(
-            version=__version__,
+            version=VERSION,
             protocol=self._protocol,
             state="failing" if trouble else self.state,
             pid=os.getpid(),

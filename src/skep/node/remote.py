@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
-import skep
 from skep.engine.protocol import OK, Answer, InboxEntry
 from skep.errors import RefusedError
 from skep.model.node import Adopted, Held, LogChunk, NodeInfo, Outcome, Progress, Stop
@@ -26,6 +25,7 @@ from skep.node.frames import BEAT_S, PROTOCOL, Frame, FrameError, Reader, messag
 from skep.node.questions import Questions
 from skep.node.tokens import Tokens
 from skep.node.unrecorded import Unrecorded
+from skep.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ class RemoteLink:
         return welcomed
 
     async def _greet(self, connection: Connection, reader: Reader) -> list[Any]:
-        hello = frames.Hello(PROTOCOL, self._info, self.epoch, self._seen, skep.__version__)
+        hello = frames.Hello(PROTOCOL, self._info, self.epoch, self._seen, VERSION)
         self._greeted = self._now()
         for message in messages([hello]):
             await connection.send(message)

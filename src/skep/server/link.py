@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from starlette.routing import BaseRoute, WebSocketRoute
 
-import skep
 from skep.engine.protocol import OK, SUPERSEDED, Beat
 from skep.errors import NotFoundError, SkepError
 from skep.hub.work import Work
@@ -22,6 +21,7 @@ from skep.model.run import Token
 from skep.node import frames
 from skep.node.dial import LINK_PATH
 from skep.node.frames import MESSAGE, PROTOCOL, Frame, FrameError, Reader, messages
+from skep.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Links:
         info = hello.info
         if abs(hello.version - PROTOCOL) > 1:
             reason = (
-                f"this server speaks protocol {PROTOCOL} (Skep {skep.__version__}), the node protocol {hello.version} "
+                f"this server speaks protocol {PROTOCOL} (Skep {VERSION}), the node protocol {hello.version} "
                 f"(Skep {hello.skep or 'unknown'}): update the older of them"
             )
             return frames.Refused(reason, PROTOCOL, hello.version)
@@ -105,7 +105,7 @@ class Links:
             before.replaced(info.incarnation)
         self.connections[info.id] = connection
         self._ended.pop(info.id, None)
-        return frames.Welcome(PROTOCOL, self._work.epoch, anew, skep.__version__)
+        return frames.Welcome(PROTOCOL, self._work.epoch, anew, VERSION)
 
     def _over(self, connection: _Connection) -> None:
         info = connection.info
