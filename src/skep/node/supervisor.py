@@ -20,7 +20,6 @@ from typing import IO, Final
 
 import msgspec
 
-import skep
 from skep.clock import SystemClock
 from skep.config import secrets_from, socket_path
 from skep.errors import SkepError
@@ -32,6 +31,7 @@ from skep.node.node import Node
 from skep.node.probe import node_info, probe
 from skep.node.processes import Processes
 from skep.node.remote import RemoteLink
+from skep.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Supervisor:
 
 def _info(name: str, config: Path | None, me: Listed) -> NodeInfo:
     given = msgspec.json.decode(config.read_bytes(), type=NodeInfo) if config is not None else node_info(name, probe())
-    return msgspec.structs.replace(given, id=name, incarnation=me.incarnation, version=skep.__version__, pid=me.pid)
+    return msgspec.structs.replace(given, id=name, incarnation=me.incarnation, version=VERSION, pid=me.pid)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
