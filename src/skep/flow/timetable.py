@@ -9,11 +9,11 @@ and do not drift.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import msgspec
 from cronsim import CronSim, CronSimError
@@ -85,10 +85,13 @@ def _parse_every(value: Any) -> int:
 def _parse_zone(value: Any) -> str:
     if isinstance(value, str) and value:
         try:
-            return _zone(value).key
+            _zone(value)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             pass
-    raise wrong(value, "a time zone such as UTC or Europe/Berlin")
+        else:
+            return value
+    missing = "" if available_timezones() else "; this system knows none: install the Python package tzdata"
+    raise wrong(value, f"a time zone such as UTC or Europe/Berlin{missing}")
 
 
 def _parse_moment(value: Any) -> int | datetime:
@@ -179,7 +182,7 @@ def _has(given: Mapping[str, Any], key: str) -> bool:
     return any(name in given for name in _OPTIONS.names_of(key))
 
 
-def _ms(moment: int | datetime | None, zone: ZoneInfo, now_ms: int) -> int:
+def _ms(moment: int | datetime | None, zone: tzinfo, now_ms: int) -> int:
     if moment is None:
         return 0
     if isinstance(moment, int):
@@ -253,10 +256,8 @@ def _interval_times(spec: ScheduleSpec, after_ms: int) -> Iterator[int]:
 def _cron_times(cron: str, zone: str, after_ms: int) -> Iterator[int]:
     if after_ms > LATEST_MS:
         return
-    # In UTC with the library's own object for it: the clocks there never change, and it need not look.
-    tz = UTC if zone == "UTC" else _zone(zone)
     last_ms = after_ms
-    for at in CronSim(cron, datetime.fromtimestamp(after_ms // 1000, tz)):
+    for at in CronSim(cron, datetime.fromtimestamp(after_ms // 1000, _zone(zone))):
         at_ms = int(at.timestamp()) * 1000
         if at_ms > last_ms:  # the hour that is shown twice has been, and two that were jumped over are the same moment
             last_ms = at_ms
@@ -264,8 +265,9 @@ def _cron_times(cron: str, zone: str, after_ms: int) -> Iterator[int]:
 
 
 @lru_cache(maxsize=64)
-def _zone(name: str) -> ZoneInfo:
-    return ZoneInfo(name)
+def _zone(name: str) -> tzinfo:
+    """UTC is the object of which the cron library knows that its clocks never change; it needs no database either."""
+    return UTC if name == "UTC" else ZoneInfo(name)
 
 
 # -- in words
