@@ -14,7 +14,7 @@ import http.client
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
@@ -121,7 +121,7 @@ class Client:
         """The answer, decoded. Raises what the server refuses with, UnreachableError."""
         return msgspec.json.decode(self._answer(method, _url(path, query), body, patience_s), type=kind)
 
-    def stream(self, kind: type[T], path: str, *, query: Mapping[str, Any] | None = None) -> Iterator[T]:
+    def stream(self, kind: type[T], path: str, *, query: Mapping[str, Any] | None = None) -> Generator[T, None, None]:
         """The lines of an endless answer, decoded, until it ends or the iterator is closed. Uses a connection of its own."""
         connection = _Connection(self._path, ANSWER_S)
         try:
@@ -308,7 +308,7 @@ class Runs:
         query = {"state": list(state), "search": search, "limit": limit, "cursor": cursor}
         return self._client.ask(TaskList, "GET", _run(run, "tasks"), query=query)
 
-    def events(self, run: str, *, after: tuple[int, int] = (0, 0), follow: bool = False) -> Iterator[Told]:
+    def events(self, run: str, *, after: tuple[int, int] = (0, 0), follow: bool = False) -> Generator[Told, None, None]:
         """Its recorded events after a place (`epoch`, `n`); with `follow` until it ends, without gap or repeat."""
         query = {"after": f"{after[0]}-{after[1]}", "follow": follow}
         return self._client.stream(Told, _run(run, "events"), query=query)
@@ -319,7 +319,7 @@ class Runs:
 
     def logs(
         self, run: str, *, task: str | None = None, attempt: int | None = None, after: int = 0, follow: bool = False
-    ) -> Iterator[LogLine]:
+    ) -> Generator[LogLine, None, None]:
         """What its tasks wrote, in the order in which it came; with `follow` until it ends."""
         query = {"task": task, "attempt": attempt, "after": after, "follow": follow}
         return self._client.stream(LogLine, _run(run, "logs"), query=query)

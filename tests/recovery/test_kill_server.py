@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -115,6 +116,10 @@ def test_nothing_is_lost_or_done_again(up: Up, tmp_path: Path) -> None:
     assert [task.attempts for task in history if task.name.startswith("each[")] == [1] * LONG
 
 
+def _grown(some: set[str], goal: int) -> bool:
+    return len(some) >= goal
+
+
 def test_submissions_that_got_no_answer_are_sent_again(up: Up, tmp_path: Path) -> None:
     """The client makes the id: whoever hears nothing sends it again, and there is one run."""
     ledger = tmp_path / "ledger"
@@ -140,7 +145,7 @@ def test_submissions_that_got_no_answer_are_sent_again(up: Up, tmp_path: Path) -
     try:
         for _ in range(KILLS // 2):
             goal = len(acknowledged) + 20
-            up.until(lambda goal=goal: len(acknowledged) >= goal, "runs are accepted")
+            up.until(partial(_grown, acknowledged, goal), "runs are accepted")
             up.kill()
             up.start()
     finally:
