@@ -130,3 +130,25 @@ async def test_what_a_dead_process_left_half_written_is_swept(record: SqlRecord)
         os.utime(file, (NOW // 1_000 - age_s,) * 2)
     await record.prune(ended_before_ms=0, now_ms=NOW, limit=1)
     assert os.listdir(record.files.folder / "new") == ["new"]
+
+
+async def test_logs_of_a_run_are_read_on_from_a_position(record: SqlRecord) -> None:
+    def chunk(task: int, attempt: int, offset: int) -> LogChunk:
+        return LogChunk("r1", task, attempt, "out", offset, NOW, f"{task}/{attempt}/{offset}".encode())
+
+    told = [chunk(0, 1, 0), chunk(1, 1, 0), chunk(0, 2, 0), chunk(2, 1, 0), chunk(0, 2, 5)]
+    await record.append_logs([LogChunk("r0", 0, 1, "out", 0, NOW, b"another run's")])
+    for one in told:
+        await record.append_logs([one])
+    stream = await record.log_stream("r1")
+    assert [found for _, found in stream] == told
+    positions = [position for position, _ in stream]
+    assert positions == sorted(positions)
+    assert await record.log_stream("r1", after=positions[1]) == stream[2:]
+    assert await record.log_stream("r1", after=positions[1], limit=1) == stream[2:3]
+    assert await record.log_stream("r1", attempt=2) == [stream[2], stream[4]]
+    for tasks in ([0, 2], [0, 2, *range(9, 500)]):  # read by the task, and by the run
+        assert await record.log_stream("r1", tasks) == [stream[0], *stream[2:]]
+        assert await record.log_stream("r1", tasks, attempt=1, after=positions[0]) == [stream[3]]
+        assert await record.log_stream("r1", tasks, after=positions[2], limit=1) == [stream[3]]
+    assert await record.log_stream("r1", [7]) == []
