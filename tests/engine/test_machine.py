@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from skep.engine.memory import Core
 from skep.testing.machine import EngineMachine, Subject
+from skep.testing.reopen import ReopeningMachine
 
 TIMELESS = {"ready": "ready", "tasks": "tasks", "take": "take", "events": "events", "trim": "trim", "nodes": "list_nodes"}
 
@@ -21,9 +22,16 @@ def subject(core: Core) -> Subject:
 
 
 class CoreMachine(EngineMachine):
-    def subjects(self) -> Sequence[Subject]:
-        return [subject(Core(1)), subject(Core(1))]
+    def subjects(self, epoch: int) -> Sequence[Subject]:
+        return [subject(Core(epoch)), subject(Core(epoch))]
+
+
+class ReopeningCoreMachine(ReopeningMachine):
+    def subjects(self, epoch: int) -> Sequence[Subject]:
+        return [subject(Core(epoch)), subject(Core(epoch))]
 
 
 TestCoreMachine = CoreMachine.TestCase
 TestCoreMachine.settings = settings(deadline=None, report_multiple_bugs=False)
+TestReopening = ReopeningCoreMachine.TestCase
+TestReopening.settings = settings(deadline=None, report_multiple_bugs=False)

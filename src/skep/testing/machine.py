@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -58,7 +59,7 @@ CLAIMS = (
     (Claim("key", 1, 2), Claim("lock", 1, EXCLUSIVE)),
 )
 CAPS = {"lock": EXCLUSIVE, "key": 2}
-OUTCOMES = ("done", "done", "failed", "failed", "again", "later", "cancelled", "snoozed", "snoozed", "parked", "parked")
+OUTCOMES = ("done", "done", "failed", "failed", "again", "later", "cancelled", "snoozed", "snoozed", "parked", "parked", "lost")
 MANY = st.integers(0, 1_000)
 """A choice among however many there are."""
 
@@ -88,15 +89,20 @@ def graphs(draw: st.DrawFn) -> Shape:
 class EngineMachine(RuleBasedStateMachine):
     """Define `subjects` to use it."""
 
-    def subjects(self) -> Sequence[Subject]:
-        """Fresh engines of epoch 1."""
+    def subjects(self, epoch: int) -> Sequence[Subject]:
+        """Fresh engines of that epoch."""
         raise NotImplementedError
 
     @initialize()
     def begin(self) -> None:
-        self.engines = self.subjects()
+        self.engines = self.subjects(1)
         self.now_ms = 1_000_000
         self.history = History(1)
+        self.accepted: dict[str, Load] = {}
+        """Runs as they were submitted, each in one piece."""
+        self.commands: dict[str, list[tuple[str, RunCommand]]] = {}
+        self.reports: list[tuple[int, str, int, Lease, str]] = []
+        """How attempts ended: number of the event before, run, task, lease, and what its node said."""
         self.told: list[tuple[str, Any]] = []
         """Items that were answered `ok`, to be repeated late."""
         self.starts: dict[Token, Start] = {}
@@ -163,10 +169,11 @@ class EngineMachine(RuleBasedStateMachine):
         """Loads a run, in two chunks if it is to be cut, and opens it."""
         self.history.graphs[run] = graph
         times: dict[str, Any] = {"read_ms": self.now_ms, "accepted_ms": self.now_ms}
+        whole = Load(run=run, namespace="default", shape=graph, first=0, count=graph.size, **times, **options)
+        self.accepted[run] = whole
         for first, last in ((0, cut), (cut, graph.size)):
             if first < last:
-                load = Load(run=run, namespace="default", shape=graph, first=first, count=last - first, **times, **options)
-                assert self.tell("load", load) == [OK]
+                assert self.tell("load", msgspec.structs.replace(whole, first=first, count=last - first)) == [OK]
         assert self.tell("open", run) == [OK]
 
     @precondition(lambda self: self.history.runs)
@@ -180,7 +187,12 @@ class EngineMachine(RuleBasedStateMachine):
         if names:
             name = names[which % len(names)]
             size = self.history.graphs[name].size
-            self.tell(verb, RunCommand(name, self.next(), "asked", tuple(sorted({task % size for task in tasks}))))
+            self.order(verb, RunCommand(name, self.next(), "asked", tuple(sorted({task % size for task in tasks}))))
+
+    def order(self, verb: str, command: RunCommand) -> None:
+        """Tells a command, and keeps it as a record would."""
+        self.commands.setdefault(command.run, []).append((verb, command))
+        self.tell(verb, command)
 
     # -- tasks
 
@@ -197,34 +209,41 @@ class EngineMachine(RuleBasedStateMachine):
             case "s":
                 takes = (("slots", 1 + what % 2), ("cpu", 100 * (what % 3)))
                 return Start(*place, task.failing, NODES[where % 3], "t", b"{}", takes, CLAIMS[what % len(CLAIMS)])
-            case "e" if task.task < self.history.graphs[task.run].size:
+            case "s" | "e" | "p" if self.is_map(task):
+                return Expand(*place, task.failing, what % 4)
+            case "e" if not task.attempts and task.task < self.history.graphs[task.run].size:
                 return Expand(*place, task.failing, what % 4)
             case "p":
-                return Park(*place, task.failing, "approval")
+                return Park(*place, task.failing, "approval", b"wait")
             case "f":
                 return Settle(*place, TaskState.FAILED, "expression")
             case "w":
                 return Settle(*place, TaskState.SKIPPED, ("when", "upstream")[what % 2])
         return Settle(*place, TaskState.SUCCEEDED)
 
+    def is_map(self, task: ReadyTask) -> bool:
+        return task.task in self.history.runs[task.run].children
+
     def decide(self, *items: Decision) -> None:
         for item, answer in zip(items, self.tell("place", *items), strict=True):
             if answer in (PAUSED, WAITING):
                 self.aside.add((item.run, item.task))
             elif answer == OK and isinstance(item, Start):
-                event = next(
-                    e for e in reversed(self.history.events) if (e.kind, e.run, e.task) == ("granted", item.run, item.task)
-                )
-                self.starts[Token(event.token_epoch, event.token)] = item
+                lease = self.history.runs[item.run].leases.get(item.task)
+                if lease is not None:  # else an attempt of an earlier engine was one loss too many
+                    self.starts[lease.token] = item
 
     @precondition(lambda self: self.leases())
     @rule(choices=st.lists(st.tuples(MANY, st.sampled_from(OUTCOMES)), min_size=1, max_size=3))
     def end(self, choices: list[tuple[int, str]]) -> None:
         for which, how in choices:
             if leases := self.leases():
-                run, task, lease = leases[which % len(leases)]
-                verb, item = self.outcome((run, task, lease.token), how)
-                assert self.tell(verb, item) == [OK]
+                self.report(*leases[which % len(leases)], how)
+
+    def report(self, run: str, task: int, lease: Lease, how: str) -> None:
+        self.reports.append((len(self.history.events), run, task, lease, how))
+        verb, item = self.outcome((run, task, lease.token), how)
+        assert self.tell(verb, item) == [OK]
 
     def outcome(self, place: tuple[str, int, Token], how: str) -> tuple[str, Any]:
         match how:
@@ -234,14 +253,22 @@ class EngineMachine(RuleBasedStateMachine):
                 return "snooze", Snooze(*place, 500)
             case "parked":
                 return "park", Parked(*place, "event")
+            case "lost":
+                return "fail", Failure(*place, lost=True)
         retry_in_ms = {"again": 0, "later": 700}.get(how, -1)
         return "fail", Failure(*place, how, retry_in_ms=retry_in_ms, cancelled=how == "cancelled")
 
     @precondition(lambda self: self.parked())
-    @rule(which=MANY, state=st.sampled_from((TaskState.SUCCEEDED, TaskState.FAILED, TaskState.READY)))
-    def resolve(self, which: int, state: TaskState) -> None:
+    @rule(
+        which=MANY,
+        state=st.sampled_from((TaskState.SUCCEEDED, TaskState.FAILED, TaskState.FAILED, TaskState.CANCELLED, TaskState.READY)),
+        retry_in_ms=st.sampled_from((-1, 0, 700)),
+        attempt=st.integers(0, 2),
+    )
+    def resolve(self, which: int, state: TaskState, retry_in_ms: int, attempt: int) -> None:
         parked = self.parked()
-        self.tell("resolve", Resolve(*parked[which % len(parked)], f"by-{self.next()}", state))
+        place = parked[which % len(parked)]
+        self.tell("resolve", Resolve(*place, f"by-{self.next()}", state, retry_in_ms=retry_in_ms, attempt=attempt))
 
     # -- locks inside tasks
 
@@ -269,11 +296,14 @@ class EngineMachine(RuleBasedStateMachine):
         self.incarnations[name] += newer
         self.tell("register", Register(NodeInfo(name, self.incarnations[name], slots=slots, cpu_milli=300), beats))
 
-    @rule(name=st.sampled_from(NODES), how=st.sampled_from(("retire", "drain", "undrain", "take")))
+    @rule(name=st.sampled_from(NODES), how=st.sampled_from(("retire", "lose", "drain", "undrain", "take")))
     def manage(self, name: str, how: str) -> None:
         match how:
             case "retire":
                 self.tell("retire", (name, self.incarnations[name]))
+            case "lose":
+                self.ask("retire", [(name, self.incarnations[name])], True)
+                self.read()
             case "drain" | "undrain":
                 self.ask("drain", [name], how == "drain")
                 self.read()
@@ -400,13 +430,12 @@ class EngineMachine(RuleBasedStateMachine):
         for verb in ("promote", "reap"):
             self.tick(8_000, verb)
         for name, _ in list(self.runs()):
-            self.tell("resume", RunCommand(name, self.next()))
+            self.order("resume", RunCommand(name, self.next()))
         parked = [Resolve(*place, f"by-{self.next()}", TaskState.SUCCEEDED) for place in self.parked()]
         if parked:
             self.tell("resolve", *parked)
-        starts = [Start(t.run, t.task, t.version, t.failing, "c", "t", b"{}") for t in self.ready()]
-        if starts:
-            self.decide(*starts)
-        done = [Done(run, task, lease.token) for run, task, lease in self.leases()]
-        if done:
-            self.tell("complete", *done)
+        ready = [(self.is_map(t), (t.run, t.task, t.version, t.failing)) for t in self.ready()]
+        if ready:
+            self.decide(*(Expand(*place, 0) if is_map else Start(*place, "c", "t", b"{}") for is_map, place in ready))
+        for run, task, lease in self.leases():
+            self.report(run, task, lease, "done")

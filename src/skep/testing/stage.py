@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -18,7 +19,7 @@ from skep.hub.work import Work
 from skep.loop import Loop
 from skep.model.authoring import build_workflow
 from skep.model.event import Event
-from skep.model.node import Call, ErrorInfo, Grant, NodeInfo, Outcome, Stop
+from skep.model.node import Adopted, Call, ErrorInfo, Grant, Held, NodeInfo, Outcome, Stop
 from skep.model.run import RunView, Token
 from skep.model.spec import WorkflowSpec
 from skep.record.protocol import EngineRow
@@ -27,6 +28,7 @@ from skep.upkeep.catalog import Catalog
 from skep.upkeep.load import LoadLoop
 from skep.upkeep.outputs import Outputs
 from skep.upkeep.place import PlaceLoop
+from skep.upkeep.rejoin import Rejoin
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
 
@@ -75,6 +77,8 @@ class ScriptedNode:
         """(name, reason)."""
         self.deaf = False
         """Whether it leaves stops unanswered."""
+        self.outcomes: list[Outcome] = []
+        """How its attempts ended: all of it is presented to the next server."""
         self._nodes = nodes
         self._seen = 0
         self._names: dict[Token, str] = {}
@@ -89,13 +93,29 @@ class ScriptedNode:
                 outcomes += self._begin(entry)
             elif isinstance(entry, Stop):
                 outcomes += self._stop(entry)
+            elif isinstance(entry, Adopted):
+                self._adopted(entry)
         if outcomes:
+            self.outcomes += outcomes
             await self._nodes.report(outcomes)
         return bool(entries)
 
     async def finish(self, name: str, result: Any = None) -> str:
         """Ends a held attempt; answers what the engine said to it."""
-        return (await self._nodes.report([_outcome(self.held.pop(name), result)]))[0]
+        return (await self._nodes.report([self.end(name, result)]))[0]
+
+    def end(self, name: str, result: Any = None) -> Outcome:
+        """Ends a held attempt while no server hears of it."""
+        self.outcomes.append(_outcome(self.held.pop(name), result))
+        return self.outcomes[-1]
+
+    async def rejoin(self, stage: Stage) -> None:
+        """Comes to the next server with what it has; returns when that is taken up."""
+        self._nodes, self._seen = stage.hub.work, 0
+        stage.nodes.append(self)
+        await self._nodes.register(self.info, beats=False)
+        held = [Held(grant) for grant in self.held.values()]
+        await self._nodes.present(self.info.id, self.info.incarnation, held, self.outcomes)
 
     def _begin(self, grant: Grant) -> list[Outcome]:
         self.started.append(grant.name)
@@ -107,6 +127,10 @@ class ScriptedNode:
             self.held[grant.name] = grant
             return []
         return [_outcome(grant, result)]
+
+    def _adopted(self, adopted: Adopted) -> None:
+        name = self._names[adopted.token] = self._names[adopted.old]
+        self.held[name] = msgspec.structs.replace(self.held[name], token=adopted.token)
 
     def _stop(self, stop: Stop) -> list[Outcome]:
         name = self._names[stop.token]
@@ -127,17 +151,25 @@ def _outcome(grant: Grant, result: Any) -> Outcome:
         how = {"result": "snoozed", "delay_ms": result.in_ms}
     elif isinstance(result, Raw):
         how["output"] = result.output
-    own: dict[str, Any] = {"attempt": grant.attempt, "failures": grant.failures, "parent": grant.parent}
+    own: dict[str, Any] = {key: getattr(grant, key) for key in ("attempt", "failures", "parent", "child")}
     return Outcome(grant.run, grant.task, grant.token, **own, **how)
 
 
 class Stage:
     """One server. Its loops stand still unless `go` (or one of them) is told to do its passes."""
 
-    def __init__(self, record: SqlRecord | None = None, engine: MemoryEngine | None = None) -> None:
-        """`record`, `engine`: another stage's, for a second server beside it."""
+    def __init__(
+        self,
+        record: SqlRecord | None = None,
+        engine: MemoryEngine | None = None,
+        *,
+        clock: ManualClock | None = None,
+        expected: Sequence[str] | None = None,
+    ) -> None:
+        """`record`, `engine`, `clock`: another stage's, for a second server beside it. `expected`: nodes for which it waits,
+        being the next server on its record; see `reopened`."""
         self.second = engine is not None
-        self.clock = ManualClock()
+        self.clock = clock or ManualClock()
         self.record = record or SqlRecord(None, inline=True)
         self.engine = engine or MemoryEngine(self.clock, EPOCH)
         self.catalog = Catalog(self.record)
@@ -152,6 +184,10 @@ class Stage:
         runs = Runs(self.record, self.catalog, self.load, self.feed, self.clock, ENGINE_ID)
         work = Work(self.engine, self.record, self.catalog, self.clock, chance=lambda: 0.5)
         self.hub = Core(runs=runs, work=work, feed=self.feed, clock=self.clock)
+        self.rejoin: Rejoin | None = None
+        if expected is not None:
+            self.rejoin = Rejoin(self.engine, self.load, self.place, work.report, expected)
+            work.presenter = self.rejoin
         self.nodes: list[ScriptedNode] = []
         self.told: list[Event] = []
         """What the feed was told."""
@@ -170,6 +206,20 @@ class Stage:
             await loop.stop()
         if not self.second:
             await self.record.close()
+
+    async def reopened(self, *expected: str) -> Stage:
+        """The next server on the same record: of this one it knows what was transcribed. It has not loaded anything yet."""
+        row = await self.record.engine(ENGINE_ID)
+        assert row is not None
+        opened = msgspec.structs.replace(row, epoch=row.epoch + 1, mark=0)
+        assert await self.record.open_engine(opened, after_epoch=row.epoch)
+        return Stage(self.record, MemoryEngine(self.clock, opened.epoch), clock=self.clock, expected=expected)
+
+    async def take_up(self, *nodes: ScriptedNode) -> None:
+        """Loads what is unfinished, and goes through the rejoin with these nodes."""
+        assert self.rejoin is not None
+        await self.pass_(self.load)
+        await asyncio.gather(*(node.rejoin(self) for node in nodes), self.rejoin.run())
 
     def _told(self, events: Sequence[Event]) -> None:
         for event in events:

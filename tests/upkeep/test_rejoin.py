@@ -1,0 +1,245 @@
+"""Rejoin: a server dies and the next one takes up its work, whatever of it was recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from skep.model.state import TaskState
+from skep.testing.stage import HOLD, Failed, ScriptedNode, Snoozed, Stage, counted
+
+RUN: dict[str, Any] = {"run": "true"}
+CHAIN: dict[str, Any] = {"a": RUN, "b": RUN | {"needs": ["a"]}, "c": RUN | {"needs": ["b"]}}
+MAP: dict[str, Any] = {"a": RUN, "m": {"run": "x ${{ item }}", "map": "tasks.a.output"}, "z": RUN | {"needs": ["m"]}}
+
+
+async def unrecorded(stage: Stage, *nodes: ScriptedNode) -> None:
+    """Everything happens that can, and none of it is recorded."""
+    moved = True
+    while moved:
+        await stage.pass_(stage.load, stage.promote, stage.place)
+        moved = any([await node.turn() for node in nodes])
+
+
+async def test_a_running_attempt_is_adopted_and_not_repeated(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit(CHAIN)
+    await stage.go()
+    token = node.held["a"].token
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go()
+    assert node.held["a"].token.epoch == token.epoch + 1
+    assert await node.finish("a", 7) == "ok"
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert node.started == ["a", "b", "c"]
+    view = await after.hub.runs.view(run)
+    assert [attempt.state for attempt in view.tasks[0].history] == ["succeeded"]
+    assert view.tasks[0].output == 7
+
+
+async def test_an_outcome_that_no_server_recorded_counts(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit(CHAIN)
+    await stage.go()
+    node.end("a", 1)
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert node.started == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("tasks", [CHAIN, MAP], ids=["chain", "map"])
+async def test_nothing_is_repeated_though_nothing_but_the_run_was_recorded(stage: Stage, tasks: dict[str, Any]) -> None:
+    node = await stage.node(script={"a": [1, 2, 3], "c": HOLD, "z": HOLD})
+    run = await stage.submit(tasks)
+    await unrecorded(stage, node)
+    started = list(node.started)
+    (held,) = node.held
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go()
+    assert node.started == started
+    assert await node.finish(held) == "ok"
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert counted(after.told)["granted"] == 0
+
+
+async def test_a_lease_on_a_child_of_a_map_that_has_to_unfold_again_is_adopted(stage: Stage) -> None:
+    node = await stage.node(script={"a": [1, 2, 3], "m": HOLD})
+    run = await stage.submit(MAP)
+    await stage.pass_(stage.load, stage.place)
+    await node.turn()
+    await stage.pass_(stage.transcribe)
+    await unrecorded(stage, node)
+    assert sorted(node.held) == ["m[0]", "m[1]", "m[2]"]
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go()
+    assert node.started == ["a", "m[0]", "m[1]", "m[2]"]
+    for name in sorted(node.held):
+        assert await node.finish(name) == "ok"
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+
+
+async def test_a_child_is_not_taken_for_the_child_of_another_map(stage: Stage) -> None:
+    """Two maps that unfold again the other way round have each other's indexes."""
+    node = await stage.node(script={"p": HOLD, "q": HOLD, "m": HOLD, "n": HOLD})
+    tasks = {
+        "p": RUN, "q": RUN,
+        "m": {"run": "x ${{ item }}", "map": [1, 2], "needs": ["p"]},
+        "n": {"run": "x ${{ item }}", "map": [1, 2], "needs": ["q"]},
+    }  # fmt: skip
+    run = await stage.submit(tasks)
+    await stage.go()
+    for name in ("q", "p"):
+        await node.finish(name)
+        await stage.pass_(stage.place)
+        if name == "q":
+            await node.turn()
+            await stage.pass_(stage.place)
+    await unrecorded(stage, node)
+    before = {name: grant.task for name, grant in node.held.items()}
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go()
+    for name in sorted(node.held):
+        grant = node.held[name]
+        live = {task.task: task for task in await after.engine.tasks(run, range(4))}
+        assert live[grant.parent].first + grant.child == grant.task, (name, before)
+        await node.finish(name)
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+
+
+async def test_nothing_starts_before_the_nodes_have_come(stage: Stage) -> None:
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened("n")
+    other = await after.node("other")
+    await after.go()
+    assert other.started == []
+    node = await stage.node("n", slots=0)
+    await after.take_up(node)
+    await after.go()
+    assert other.started == ["a"]
+    assert await after.end(run) == ("succeeded", None)
+
+
+async def test_a_node_that_is_expected_and_does_not_come_has_lost_its_attempt(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened()
+    other = await after.node("other")
+    await after.take_up()
+    await after.go()
+    assert other.started == ["a"]
+    await node.rejoin(after)
+    await after.go()
+    assert node.stops == [("a", "superseded")]
+    view = await after.hub.runs.view(run)
+    assert [attempt.state for attempt in view.tasks[0].history] == ["lost", "succeeded"]
+
+
+async def test_a_node_that_comes_late_is_heard_at_once(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened()
+    await after.take_up()
+    await node.rejoin(after)
+    await after.go()
+    assert await node.finish("a") == "ok"
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert node.started == ["a"]
+
+
+async def test_what_was_recorded_stays_and_the_node_is_told_so(stage: Stage) -> None:
+    node = await stage.node(script={"a": 1, "b": HOLD})
+    run = await stage.submit(CHAIN)
+    await stage.go()
+    node.outcomes[0] = msgspec.structs.replace(node.outcomes[0], output=b"2")
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go()
+    assert await node.finish("b") == "ok"
+    await after.go()
+    view = await after.hub.runs.view(run)
+    assert (view.state, view.tasks[0].output) == ("succeeded", 1)
+    assert node.started == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("how", [Failed(), Snoozed(1_000)], ids=["failed", "snoozed"])
+async def test_a_later_attempt_is_adopted_after_the_end_of_the_one_before(stage: Stage, how: Any) -> None:
+    acts = [how, HOLD]
+    node = await stage.node(script={"a": lambda grant: acts.pop(0)})
+    run = await stage.submit({"a": RUN | {"retries": {"limit": 3, "delay": "1s"}}})
+    await unrecorded(stage, node)
+    stage.clock.advance(5_000)
+    await unrecorded(stage, node)
+    assert [grant.attempt for grant in node.held.values()] == [2]
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go(10_000)
+    assert await node.finish("a") == "ok"
+    await after.go()
+    view = await after.hub.runs.view(run)
+    assert view.state == "succeeded"
+    assert [attempt.state for attempt in view.tasks[0].history] == [type(how).__name__.lower(), "succeeded"]
+
+
+async def test_a_cancelled_run_ends_though_its_sweep_was_not_recorded(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit(CHAIN)
+    await stage.go()
+    await stage.record.command(run, "cancel", b"enough", stage.clock.now_ms())
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go(1_000)
+    assert await after.end(run) == ("cancelled", "enough")
+    assert node.stops == [("a", "superseded")] or node.stops == [("a", "cancel")]
+
+
+async def test_it_waits_for_what_is_loaded(stage: Stage) -> None:
+    await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened()
+    assert after.rejoin is not None
+    running = asyncio.create_task(after.rejoin.run())
+    await asyncio.sleep(0)
+    node = await after.node()
+    await after.pass_(after.place)
+    assert not after.rejoin.over
+    assert node.started == []
+    await after.pass_(after.load)
+    await running
+    await after.go()
+    assert node.started == ["a"]
+
+
+async def test_many_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skep.upkeep.rejoin.BATCH", 7)
+    node = await stage.node(slots=100, script={f"t{at}": HOLD for at in range(60)})
+    run = await stage.submit({f"t{at}": RUN for at in range(60)})
+    await stage.go()
+    for at in range(0, 60, 2):
+        node.end(f"t{at}")
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go()
+    for name in tuple(node.held):
+        assert await node.finish(name) == "ok"
+    await after.go()
+    view = await after.hub.runs.view(run)
+    assert view.state == "succeeded"
+    assert {task.attempts for task in view.tasks} == {1}
+    assert {TaskState[task.state.upper()] for task in view.tasks} == {TaskState.SUCCEEDED}
