@@ -143,6 +143,19 @@ def test_equal_calls_are_equal_bytes() -> None:
     assert msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
+def test_what_holds_anyway_may_be_said() -> None:
+    said = {
+        "run": "x",
+        "on_failure": "".join(["fa", "il"]),
+        "timeout": "0s",
+        "retries": {"limit": 2, "factor": 2, "delay": "1s", "jitter": 0.2},
+        "resources": {"memory": 0},
+    }
+    one = build_workflow({"name": "w", "namespace": "default", "conflicts": "error", "tasks": {"a": said}})
+    other = build_workflow({"name": "w", "tasks": {"a": {"run": "x", "retries": 2}}})
+    assert one.encode() == other.encode()
+
+
 def test_requests_are_tried_again_where_that_may_help() -> None:
     def retry(request: Any, **more: Any) -> RetryPolicy | None:
         return build_task("t", {"http": request, **more}).retry
@@ -616,6 +629,7 @@ def test_writing_back_loses_nothing(data: dict[str, Any]) -> None:
     assert build_workflow(written) == spec
     assert spec_to_data(build_workflow(written)) == written
     assert WorkflowSpec.decode(spec.encode()) == spec
+    assert build_workflow(written).encode() == spec.encode()
 
 
 KEYS = st.sampled_from([*keys.TASK.by_key, *keys.WORKFLOW.by_key, "zzz"]) | st.integers()

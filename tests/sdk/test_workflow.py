@@ -293,4 +293,4 @@ def test_importing_skep_loads_nothing_else() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, text=True, check=True, capture_output=True
     )
-    assert done.stdout.strip() == ""
+    assert done.stdout.strip() == "skep.version"

@@ -28,6 +28,8 @@ MAX_NESTING: Final = 8
 _KNOWN: Final = " or ".join(", ".join(f"`{key}`" for key in EXECUTORS).rsplit(", ", 1))
 _PLAIN_TASK: Final = TaskSpec(name="", executor="", call="")
 _PLAIN_WORKFLOW: Final = WorkflowSpec(name="", tasks=())
+_TASK_DEFAULTS: Final = msgspec.structs.asdict(_PLAIN_TASK)
+_WORKFLOW_DEFAULTS: Final = msgspec.structs.asdict(_PLAIN_WORKFLOW)
 
 
 def build_workflow(data: Mapping[str, Any], line_of: LineOf | None = None, source: str = "") -> WorkflowSpec:
@@ -58,7 +60,7 @@ def _workflow(data: Mapping[str, Any], faults: list[Found], depth: int = 0) -> W
     tasks = [_task(name, row, faults, defaults, needs.get(name, ()), pool) for name, row in rows.items()]
     namespace = attributes.get("namespace", _PLAIN_WORKFLOW.namespace)
     made = [_with_child(task, namespace, faults, depth) for task in tasks if task is not None]
-    return None if faults else WorkflowSpec(tasks=tuple(made), **attributes)
+    return None if faults else WorkflowSpec(tasks=tuple(made), **_without(attributes, _WORKFLOW_DEFAULTS))
 
 
 def build_task(name: str, data: Mapping[str, Any], line_of: LineOf | None = None, source: str = "") -> TaskSpec:
@@ -141,7 +143,12 @@ def _task(
         attributes["needs"] = tuple(dict.fromkeys((*attributes.get("needs", ()), *needs)))
     if pool is not None:
         _share(attributes, pool)
-    return TaskSpec(name=name, executor=named[0], **attributes)
+    return TaskSpec(name=name, executor=named[0], **_without(attributes, _TASK_DEFAULTS))
+
+
+def _without(attributes: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that differ from the defaults: equal workflows are equal bytes, whether they say what holds anyway or not."""
+    return {name: value for name, value in attributes.items() if value != defaults[name]}
 
 
 def _settle(executor: str, data: Mapping[str, Any], attributes: dict[str, Any], found: list[Found]) -> None:

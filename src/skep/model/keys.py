@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from skep.model import calls, kinds
@@ -69,9 +69,18 @@ RESOURCES: Final = Table(
 HANDLER: Final = Table("`on_failure`", Field("run", "run", TASK_NAME, "The task that takes care."), required=("run",))
 
 
-def _no_change(value: Any) -> Any:
-    """A struct of nothing but defaults is the same as none."""
-    return None if value == type(value)() else value
+def _made(kind: type[Any]) -> Callable[..., Any]:
+    """Makes a struct without what equals its defaults, so that equal ones are equal bytes; None when nothing is left."""
+    plain = kind()
+
+    def make(**given: Any) -> Any:
+        changed = {name: value for name, value in given.items() if value != getattr(plain, name)}
+        return kind(**changed) if changed else None
+
+    return make
+
+
+_retry, _resources = _made(RetryPolicy), _made(Resources)
 
 
 def _write_retry(policy: RetryPolicy) -> Any:
@@ -88,8 +97,8 @@ def _write_handler(policy: str) -> Any:
 
 
 _RETRIES: Final = kinds.or_mapping(
-    Kind(lambda value: _no_change(RetryPolicy(_LIMIT.parse(value))), _LIMIT.schema),
-    kinds.mapping_with(RETRY, lambda **given: _no_change(RetryPolicy(**given)), _write_retry),
+    Kind(lambda value: _retry(limit=_LIMIT.parse(value)), _LIMIT.schema),
+    kinds.mapping_with(RETRY, _retry, _write_retry),
 )
 _LOCKS: Final = kinds.several(
     kinds.or_mapping(
@@ -98,9 +107,7 @@ _LOCKS: Final = kinds.several(
     ),
     "the name of a lock",
 )
-_RESOURCES: Final = kinds.mapping_with(
-    RESOURCES, lambda **given: _no_change(Resources(**given)), lambda taken: RESOURCES.write(taken, Resources()), merges=True
-)
+_RESOURCES: Final = kinds.mapping_with(RESOURCES, _resources, lambda taken: RESOURCES.write(taken, Resources()), merges=True)
 _ON_FAILURE: Final = kinds.or_mapping(
     kinds.choice("fail", "cancel", "continue"),
     kinds.mapping_with(HANDLER, lambda run: f"run:{run}", _write_handler),
