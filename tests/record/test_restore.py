@@ -146,6 +146,10 @@ async def test_runs_of_later_wait_for_their_time(ready_record: SqlRecord, new_ru
     assert await ready_record.next_due_ms("e1", NOW + 10) == NOW + 20
     assert await ready_record.next_due_ms("e1", NOW + 20) == 0
     assert await ready_record.next_due_ms("e2", NOW) == 0
+    await ready_record.command("last", "pause", b"", NOW)
+    assert await ready_record.next_due_ms("e1", NOW + 10) == NOW + 20
+    await ready_record.command("last", "cancel", b"", NOW)
+    assert [run.id for run in await ready_record.unloaded("e1", EPOCH, 10, NOW)] == ["last", "r1"]
 
 
 async def test_tasks_are_read_in_parts_and_counted(ready_record: SqlRecord, story: Any) -> None:

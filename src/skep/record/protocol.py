@@ -289,7 +289,8 @@ class Record(Protocol):
 
     async def command(self, run: str, verb: str, data: bytes, at_ms: int) -> Command:
         """Numbers and stores a command. Raises NotFoundError. `retry` makes an ended run queued and unloaded again, so that
-        `unloaded` and `commands` find it; whether it may be retried is for the caller to check first."""
+        `unloaded` and `commands` find it; whether it may be retried is for the caller to check first. `cancel` makes a run that
+        is not due yet due now."""
         ...
 
     async def commands(self, engine: str, after: Mapping[str, int]) -> list[Command]:

@@ -138,6 +138,9 @@ def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> Co
             # Unfinished and unloaded again, or no server would ever come upon the command.
             sql = "UPDATE runs SET state = ?, reason = '', loaded = 0, finished_ms = 0 WHERE id = ?"
             tx.run(sql, int(RunState.QUEUED), run)
+        elif verb == "cancel":
+            # Due at once: it is loaded only to be ended, or it would be cancelled on the day that it was to begin.
+            tx.run("UPDATE runs SET due_ms = ? WHERE id = ? AND due_ms > ?", at_ms, run, at_ms)
     return made
 
 
