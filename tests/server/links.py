@@ -148,7 +148,7 @@ class FakeWork:
             found = self.answers.get(verb)
             if isinstance(found, Exception):
                 raise found
-            return found
+            return await found if isinstance(found, asyncio.Future) else found
 
         if verb.startswith("_"):
             raise AttributeError(verb)

@@ -177,6 +177,7 @@ async def test_questions_wait_through_a_restart_and_no_longer_than_their_limit(s
         await served.stop()
         with pytest.raises(SkepError, match="has not answered for"):
             await n.node.call(attempt, "save_checkpoint", b"1")
+        n.link._questions._limit_s = 60
         asked = asyncio.create_task(n.link.put_artifact("run-1", b"x"))
         work = FakeWork(epoch=8)
         second = await Served(served.path, work).start()
@@ -347,3 +348,36 @@ async def test_stops_of_attempts_carry_their_reason(served: Served) -> None:
         work.give(Stop(Token(7, 1), "deadline"))
         await n.hands.until(lambda: n.hands.stopped)
         assert attempt.stopped == "deadline"
+
+
+async def test_a_grant_that_the_node_has_not_taken_yet_is_listed_and_presented(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path, beat_s=0.02) as n:
+        await n.node.loops[0].stop()
+        work.give(grant("a", 1))
+        await work.until(lambda: work.beats and work.beats[-1].seen == 1)
+        assert work.beats[-1].leases == (Token(7, 1),)
+        next_work = FakeWork(epoch=8)
+        second = await again(served, next_work)
+        await next_work.until(lambda: next_work.presented)
+        assert [one.grant.name for one in next_work.presented[0][0]] == ["a"]
+        await second.stop()
+
+
+@pytest.mark.parametrize(("kept", "done"), [((b"1", 1), True), ((b"2", 1), False), ((b"1", 2), False)])
+async def test_a_put_whose_answer_was_lost_is_no_conflict_with_itself(
+    served: Served, kept: tuple[bytes, int], done: bool
+) -> None:
+    async with Joined(served.path) as n:
+        served.work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        served.work.answers["put_state"] = asyncio.get_running_loop().create_future()
+        put = asyncio.create_task(n.node.call(n.hands.attempts["a"], "put_state", "k", b"1", 0, 0))
+        await served.work.until(lambda: served.work.asked)
+        served.work.answers = {"put_state": ConflictError("version 1"), "get_state": kept}
+        served.links.connections["n"].cut()
+        if done:
+            assert await put == 1
+        else:
+            with pytest.raises(ConflictError):
+                await put

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from skep import errors
-from skep.errors import SkepError, SupersededError
+from skep.errors import ConflictError, SkepError, SupersededError
 from skep.model.run import Token
 from skep.node.frames import Answer
 
@@ -22,16 +22,22 @@ def error_of(error: tuple[str, str]) -> SkepError:
     return next((kind for kind in KINDS if kind.__name__ == name), SkepError)(message)
 
 
+class AskedTwice(ConflictError):
+    """The question was asked on more than one connection, so that the conflict may be with what it did the first time."""
+
+
 class Question:
     """One of them."""
 
-    __slots__ = ("answered", "number", "send", "token")
+    __slots__ = ("answered", "number", "send", "times", "token")
 
     def __init__(self, number: int, token: Token | None, send: Callable[[int], None]) -> None:
         self.number = number
         self.token = token
         """Of the attempt that asks, if it is about its lease: until that is adopted, no engine knows it."""
         self.send = send
+        self.times = 0
+        """How often it was sent."""
         self.answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
@@ -57,11 +63,16 @@ class Questions:
                 return await question.answered
         except TimeoutError:
             raise SkepError(f"the server has not answered for {self._limit_s:g} s") from None
+        except ConflictError as error:
+            if question.times > 1:
+                raise AskedTwice(str(error)) from None
+            raise
         finally:
             self._open.pop(question.number, None)
 
     def _try(self, question: Question) -> None:
         if self.connected and question.token not in self._unsettled:
+            question.times += 1
             question.send(question.number)
 
     def again(self, unsettled: Iterable[Token]) -> None:

@@ -16,13 +16,13 @@ from typing import Any, Final, Protocol
 
 from skep.engine.protocol import OK, Answer, InboxEntry
 from skep.errors import RefusedError
-from skep.model.node import Adopted, Held, LogChunk, NodeInfo, Outcome, Progress, Stop
+from skep.model.node import Adopted, Grant, Held, LogChunk, NodeInfo, Outcome, Progress, Stop
 from skep.model.run import Token
 from skep.node import frames
 from skep.node.attempt import SUPERSEDED
 from skep.node.dial import Connection, ConnectionEnded, Dial
 from skep.node.frames import BEAT_S, PROTOCOL, Frame, FrameError, Reader, messages
-from skep.node.questions import Questions
+from skep.node.questions import AskedTwice, Questions
 from skep.node.tokens import Tokens
 from skep.node.unrecorded import Unrecorded
 from skep.version import VERSION
@@ -194,7 +194,13 @@ class RemoteLink:
     async def put_state(
         self, run: str, task: int, token: Token, key: str, value: bytes, ttl_ms: int, expect: int | None
     ) -> int:
-        return int(await self._ask("put_state", token, run, task, token, key, value, ttl_ms, expect))
+        try:
+            return int(await self._ask("put_state", token, run, task, token, key, value, ttl_ms, expect))
+        except AskedTwice:
+            found = await self.get_state(run, task, token, key)
+            if found == (value, (expect or 0) + 1):
+                return found[1]  # it was done the first time, and only the answer was lost
+            raise
 
     async def claim(self, run: str, task: int, token: Token, key: str, units: int, hold_ms: int, wait: bool) -> Answer:
         answer: Answer = await self._ask("claim", token, run, task, token, key, units, hold_ms, wait)
@@ -285,7 +291,7 @@ class RemoteLink:
         self._presented = 0
         unsettled: Sequence[Token] = ()
         if not self._known:
-            held = self.holder.held() if self.holder is not None else []
+            held = [*(self.holder.held() if self.holder is not None else ()), *map(Held, self._untaken())]
             self._presented = 1
             self._send(frames.Present(1, self._tokens.held(held), outcomes))
             unsettled = [one.grant.token for one in held]
@@ -358,10 +364,15 @@ class RemoteLink:
             self._presented = 0
             self._known = True
 
+    def _untaken(self) -> list[Grant]:
+        """Received, but not yet with the node."""
+        return [entry.entry for entry in self._inbox if type(entry.entry) is Grant]
+
     # -- signs of life
 
     def _beat(self) -> None:
         leases = self.holder.leases() if self.holder is not None else []
+        leases += [grant.token for grant in self._untaken()]
         leases += [outcome.token for outcome in self._unrecorded]
         self._beat_number += 1
         self._beats[self._beat_number] = self._beaten = self._now()

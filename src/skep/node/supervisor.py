@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Final
 
 import msgspec
+import uvloop
 
 from skep.clock import SystemClock
 from skep.config import secrets_from, socket_path
@@ -143,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         file, me = take_name(args.home, args.id)
         info = _info(args.id, args.config, me)
-        asyncio.run(_supervise(args.home, info, args.socket or socket_path(args.home), args.idle))
+        uvloop.run(_supervise(args.home, info, args.socket or socket_path(args.home), args.idle))
     except SkepError as error:
         log.error("%s", error)  # noqa: TRY400  the text says it all
         return error.exit_code

@@ -84,11 +84,10 @@ class PoolExecutor:
         crew = self._last
         base = attempt.grant.base or self._home
         if crew is None or crew.base != base:
-            crew = self._crews.get(base) or self._open_crew(base)
-            self._last = crew
             if not os.path.isdir(base):
                 attempt.fail(ErrorInfo("NotFound", f"there is no directory {base} on this node"))
                 return
+            crew = self._last = self._crews.get(base) or self._open_crew(base)
         crew.used = asyncio.get_running_loop().time()
         worker = self._choose(crew)
         if worker is not None:
