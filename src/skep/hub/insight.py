@@ -23,6 +23,7 @@ class Insight:
     def __init__(self, engine: Engine, record: Record, clock: Clock, engine_id: str, home: Path | None, protocol: int) -> None:
         self._engine = engine
         self._record = record
+        self._clock = clock
         self._engine_id = engine_id
         self._home = home
         self._protocol = protocol
@@ -34,7 +35,7 @@ class Insight:
     async def status(self) -> ServerStatus:
         trouble = self.trouble()
         kept = await self._record.stats()
-        runs = await self._record.count_runs()
+        runs = await self._record.count_runs(now_ms=self._clock.now_ms())
         return ServerStatus(
             version=VERSION,
             protocol=self._protocol,

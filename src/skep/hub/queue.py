@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from skep.clock import Clock
 from skep.engine.protocol import Engine
 from skep.model.state import RunState, TaskState
 from skep.model.views import QueueClass, QueueStats
@@ -22,11 +23,12 @@ LOOKED_AT: Final = 10_000
 class Queue:
     """The noun of the hub."""
 
-    def __init__(self, engine: Engine, record: Record, load: LoadLoop, place: PlaceLoop) -> None:
+    def __init__(self, engine: Engine, record: Record, load: LoadLoop, place: PlaceLoop, clock: Clock) -> None:
         self._engine = engine
         self._record = record
         self._load = load
         self._place = place
+        self._clock = clock
 
     async def open(self) -> None:
         """Takes up what is recorded as paused."""
@@ -64,7 +66,8 @@ class Queue:
         )
 
     async def _runs(self, namespace: str) -> dict[str, int]:
-        return {state.label: count for state, count in labelled(await self._record.count_runs(namespace))}
+        counts = await self._record.count_runs(namespace, now_ms=self._clock.now_ms())
+        return {state.label: count for state, count in labelled(counts)}
 
     async def pause(self, namespace: str = "") -> None:
         """Starts nothing more, of one namespace or at all; what runs goes on. Recorded before it is applied."""

@@ -16,7 +16,7 @@ from skep.hub.views import Names, Views, summary_of
 from skep.ids import new_id
 from skep.model.encode import encode
 from skep.model.event import Event
-from skep.model.node import Progress
+from skep.model.node import LogChunk, Progress
 from skep.model.run import RunView, Token
 from skep.model.spec import WorkflowSpec
 from skep.model.state import RunState
@@ -29,6 +29,8 @@ MAX_INPUTS: Final = 8 * 1024 * 1024
 """Bytes of JSON that a run's inputs may have."""
 PAGE: Final = 1_000
 """Events or chunks of logs read at once."""
+LOOKS: Final = 10
+"""The record looks at a few thousand runs at a time; for one page it is asked so often."""
 QUIET_S: Final = 10.0
 """A stream with nothing to tell says so now and then, so that a dead one is told from a quiet one."""
 VERBS: Final = {
@@ -225,9 +227,15 @@ class Runs:
         return await self._views.summary(run)
 
     async def list(self, wanted: RunFilter, *, limit: int = 50, cursor: str = "") -> RunList:
-        """A page, the newest first."""
-        page = await self._record.list_runs(wanted, limit=limit, cursor=cursor)
-        return RunList([summary_of(row) for row in page.runs], page.cursor or None)
+        """A page, the newest first. Where a filter fits few, it may be short or empty and still have a cursor."""
+        found: list[RunSummary] = []
+        for _ in range(LOOKS):
+            page = await self._record.list_runs(wanted, limit=limit - len(found), cursor=cursor)
+            found += map(summary_of, page.runs)
+            cursor = page.cursor
+            if not cursor or len(found) >= limit:
+                break
+        return RunList(found, cursor or None)
 
     async def tasks(
         self, run: str, *, states: Sequence[str] = (), search: str = "", limit: int = 200, cursor: str = ""
@@ -250,57 +258,52 @@ class Runs:
 
     # -- streams
 
-    async def events(self, run: str, after: Token, *, follow: bool) -> AsyncIterator[tuple[Token, Event] | None]:
-        """Its recorded events above a place, in order, without gap or repeat; with `follow` until the run has ended. None now
-        and then while there is nothing to tell."""
+    async def events(self, run: str, after: Token, *, follow: bool) -> AsyncIterator[Sequence[tuple[Token, Event]]]:
+        """Its recorded events above a place, in order, without gap or repeat, as many at a time as are there; with `follow` until
+        the run has ended. An empty batch now and then while there is nothing to tell."""
+        ended = not follow
         with self._feed.watching(run) as stirred:
             while True:
                 stirred.clear()
-                ended = RunState((await self._record.run(run)).state).ended  # read first: its events are then all there
                 found = await self._record.events(run, after, PAGE)
-                for place, event in found:
-                    yield place, event
-                    after = place
+                if found:
+                    after = found[-1][0]
+                    yield found
                 if len(found) == PAGE:
                     continue
-                if ended or not follow:
+                if ended:
                     return
-                if not await _rouse(stirred):
-                    yield None
+                ended = await self._ended(run)  # then all of it is there: what came meanwhile is read, and that is the end
+                if not ended and not await _rouse(stirred):
+                    yield ()
 
     async def logs(
         self, run: str, *, task: str = "", attempt: int | None = None, after: int = 0, follow: bool = False
-    ) -> AsyncIterator[LogLine | None]:
-        """What its tasks wrote, in the order of arrival; of a map and its children, when `task` is one. With `follow` until the
-        run has ended."""
+    ) -> AsyncIterator[Sequence[LogLine]]:
+        """What its tasks wrote, in the order of arrival, as many pieces at a time as are there; of a map and its children, when
+        `task` is one. With `follow` until the run has ended. An empty batch now and then while there is nothing to tell."""
         record = self._record
         plan = await self._catalog.plan((await record.run(run)).digest)
         wanted = await self._meant(run, task) if task else ()
+        ended = not follow
         with self._feed.watching(run) as stirred:
             while True:
                 stirred.clear()
-                ended = RunState((await record.run(run)).state).ended
                 found = await record.log_stream(run, wanted, attempt=attempt, after=after, limit=PAGE)
-                names = Names(plan, await record.expansions(run)) if found else None
-                for position, chunk in found:
-                    assert names is not None
-                    after = position
-                    text = chunk.data.decode("utf-8", "replace")
-                    where = names[chunk.task] if chunk.task < names.count else f"#{chunk.task}"
-                    yield LogLine(
-                        position=position,
-                        task=where,
-                        attempt=chunk.attempt,
-                        stream=chunk.stream,
-                        at_ms=chunk.at_ms,
-                        text=text,
-                    )
+                if found:
+                    after = found[-1][0]
+                    names = Names(plan, await record.expansions(run))
+                    yield [_log_line(position, chunk, names) for position, chunk in found]
                 if len(found) == PAGE:
                     continue
-                if ended or not follow:
+                if ended:
                     return
-                if not await _rouse(stirred):
-                    yield None
+                ended = await self._ended(run)
+                if not ended and not await _rouse(stirred):
+                    yield ()
+
+    async def _ended(self, run: str) -> bool:
+        return run not in self._load.live and RunState((await self._record.run(run)).state).ended
 
     async def _meant(self, run: str, task: str) -> Sequence[int]:
         at = await self._views.find(run, task)
@@ -384,6 +387,17 @@ class Runs:
             if not cursor:
                 break
         return ids
+
+
+def _log_line(position: int, chunk: LogChunk, names: Names) -> LogLine:
+    return LogLine(
+        position=position,
+        task=names[chunk.task] if chunk.task < names.count else f"#{chunk.task}",
+        attempt=chunk.attempt,
+        stream=chunk.stream,
+        at_ms=chunk.at_ms,
+        text=chunk.data.decode("utf-8", "replace"),
+    )
 
 
 async def _rouse(stirred: asyncio.Event) -> bool:

@@ -105,7 +105,7 @@ class Server:
         rejoin = Rejoin(engine, parts.load, parts.place, parts.work.report, [node.id for node in alive])
         parts.work.presenter = rejoin
         nodes = Nodes(engine, self.record, self._clock, ENGINE_ID)
-        queue = Queue(engine, self.record, parts.load, parts.place)
+        queue = Queue(engine, self.record, parts.load, parts.place, self._clock)
         definitions = Definitions(self.record, self._clock)
         insight = Insight(engine, self.record, self._clock, ENGINE_ID, self.home, PROTOCOL)
         insight.trouble = lambda: self._watch.trouble
