@@ -259,7 +259,7 @@ class Runs:
     # -- streams
 
     async def events(self, run: str, after: Token, *, follow: bool) -> AsyncIterator[Sequence[tuple[Token, Event]]]:
-        """Its recorded events above a place, in order, without gap or repeat, as many at a time as are there; with `follow` until
+        """Its recorded events above a place, in order, without gap or repeat, a batch at a time; with `follow` until
         the run has ended. An empty batch now and then while there is nothing to tell."""
         ended = not follow
         with self._feed.watching(run) as stirred:

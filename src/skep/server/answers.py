@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -115,12 +115,12 @@ class Query:
             raise SpecError.at(name, f"found {text[:40]!r}, expected seconds") from None
 
 
-def lines(items: AsyncIterator[Any]) -> Response:
-    """An endless answer: a line of JSON for each item, an empty one for None."""
+def lines(batches: AsyncIterator[Sequence[Any]]) -> Response:
+    """An endless answer: a line of JSON for each item, an empty one for a batch without any."""
 
     async def write() -> AsyncIterator[bytes]:
-        async for item in items:
-            yield b"\n" if item is None else _encode(item) + b"\n"
+        async for batch in batches:
+            yield b"".join([_encode(item) + b"\n" for item in batch]) or b"\n"
 
     return StreamingResponse(write(), media_type="application/x-ndjson")
 

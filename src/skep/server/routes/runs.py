@@ -181,11 +181,11 @@ async def events(request: Request) -> Response:
     except ValueError:
         raise SpecError.at("after", f"found {query.text('after')[:40]!r}, expected EPOCH-NUMBER") from None
 
-    async def told() -> AsyncIterator[Told | None]:
-        async for item in hub.runs.events(run, after, follow=query.flag("follow")):
-            yield Told(item[0].epoch, item[1]) if item is not None else None
+    async def batches() -> AsyncIterator[list[Told]]:
+        async for batch in hub.runs.events(run, after, follow=query.flag("follow")):
+            yield [Told(place.epoch, event) for place, event in batch]
 
-    return lines(told())
+    return lines(batches())
 
 
 async def logs(request: Request) -> Response:
