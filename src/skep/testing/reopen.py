@@ -14,7 +14,7 @@ from hypothesis.stateful import initialize, precondition, rule
 from skep.engine.protocol import OK, Adopt, Register, RunCommand, Start
 from skep.model.node import HeldLock
 from skep.model.run import Token
-from skep.testing.machine import NODES, EngineMachine
+from skep.testing.machine import CLAIMS, NODES, OUTCOMES, EngineMachine
 from skep.testing.recorded import RecordedRun, recorded
 from skep.testing.shapes import Lease, RunHistory
 
@@ -36,8 +36,12 @@ class ReopeningMachine(EngineMachine):
         back=st.sampled_from((0, 0, 1, 2, 3, 5, 8, 13)),
         chunks=st.integers(1, 3),
         come=st.sampled_from((NODES, NODES, NODES[:1], NODES[1:], ())),
+        ends=st.lists(st.sampled_from(OUTCOMES), max_size=3),
     )
-    def reopen(self, back: int, chunks: int, come: tuple[str, ...]) -> None:
+    def reopen(self, back: int, chunks: int, come: tuple[str, ...], ends: list[str]) -> None:
+        self.start_all()
+        for place, how in zip(self.leases(), ends, strict=False):
+            self.report(*place, how)
         past = self.history
         count = max(len(past.events) - back, 0)
         held = [self.held(*place) for place in self.leases() if place[2].node in come]
@@ -60,6 +64,14 @@ class ReopeningMachine(EngineMachine):
         for lease in held:
             adopted = self.rejoin(lease)
             assert adopted or back or self.history.runs[lease.run].cancelling
+
+    def start_all(self) -> None:
+        """There is work under way on all nodes."""
+        ready = [task for task in self.ready() if not self.is_map(task)]
+        nodes = [node.info.id for node in self.ask("nodes")]
+        takes, claims = (("slots", 1),), CLAIMS[-1]
+        for task, node in zip(ready, nodes, strict=False):
+            self.decide(Start(task.run, task.task, task.version, task.failing, node, "t", b"{}", takes, claims))
 
     # -- what nodes bring
 

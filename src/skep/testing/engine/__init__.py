@@ -13,6 +13,7 @@ from skep.testing.engine.claims import ClaimSuite
 from skep.testing.engine.commands import CommandSuite
 from skep.testing.engine.maps import MapSuite
 from skep.testing.engine.nodes import NodeSuite
+from skep.testing.engine.restore import RestoreSuite
 from skep.testing.engine.runs import RunSuite
 from skep.testing.engine.stream import StreamSuite
 from skep.testing.engine.suite import Suite
@@ -21,5 +22,5 @@ from skep.testing.engine.tasks import TaskSuite
 __all__ = ["EngineConformance", "Suite"]
 
 
-class EngineConformance(RunSuite, CommandSuite, TaskSuite, MapSuite, ClaimSuite, NodeSuite, StreamSuite):
+class EngineConformance(RunSuite, CommandSuite, TaskSuite, MapSuite, ClaimSuite, NodeSuite, StreamSuite, RestoreSuite):
     """All of it."""
