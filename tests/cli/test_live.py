@@ -16,6 +16,7 @@ from skep.cli.screen import bar, cut, fit, paint, plain
 from skep.flow.plan import compile_plan
 from skep.model.authoring import build_workflow
 from skep.model.event import Event
+from skep.model.wait import Wait
 
 COLUMNS, LINES = 100, 30
 
@@ -190,6 +191,42 @@ def test_counts_follow_the_events() -> None:
     )
     assert (shown.ended, shown.counts[5], shown.counts[7]) == (3, 1, 2)
     assert [row.name for row in shown.recent] == ["m[0]", "x", "m[1]"]
+
+
+def test_what_waits_says_for_what_and_is_decided_anew() -> None:
+    shown = board({"ask": {"approval": "Ship it?"}, "go": {"wait_for": {"event": "pushed", "key": "web"}}})
+    asked = Wait(kind="approval", message="Ship it?\nReally?").encode()
+    waits = Wait(kind="event", event="pushed", key="web").encode()
+    shown.take(
+        [
+            Event(1, 5, "parked", "r", 0, attempt=1, reason="approval", data=asked),
+            Event(2, 6, "parked", "r", 1, attempt=1, reason="event", data=waits),
+        ]
+    )
+    assert [row.note for row in shown.tree.of] == ["waits for an approval: Ship it?", "waits for the event pushed of web"]
+    assert shown.counts[4] == 2
+    shown.take([Event(3, 7, "ready", "r", tasks=(0,))])
+    assert (shown.counts[4], shown.counts[2], list(shown.active)) == (1, 1, [shown.tree.of[1]])
+
+
+def test_a_retried_run_goes_on_where_it_ended() -> None:
+    shown = board({"a": {"run": "t"}, "b": {"run": "t", "needs": ["a"]}})
+    shown.take(
+        [
+            Event(1, 5, "loaded", "r", count=2),
+            Event(2, 6, "granted", "r", 0, attempt=1, node="n"),
+            Event(3, 7, "failed", "r", 0, attempt=1, error=b'{"type":"E","message":"m"}', started_ms=6, ran_ms=1),
+            Event(4, 8, "skipped", "r", tasks=(1,), reason="run_failed"),
+            Event(5, 8, "ended", "r", state=4, reason="task_failed"),
+        ]
+    )
+    assert (shown.state.label, len(shown.failed), shown.ended) == ("failed", 1, 2)
+    shown.take([Event(6, 9, "loaded", "r", count=2), Event(7, 9, "reset", "r", tasks=(0, 1), command=1)])
+    assert (shown.state.label, shown.failed, shown.ended, shown.started_ms, shown.ended_ms) == ("running", [], 0, 5, 0)
+    shown.take([Event(8, 10, "adopted", "r", 0, attempt=2, node="n", token_epoch=1, token=2)])
+    assert shown.counts[3] == 1
+    shown.take([Event(9, 10, "paused", "r")])
+    assert shown.paused
 
 
 # -- the screen

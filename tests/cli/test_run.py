@@ -317,3 +317,32 @@ def _python(skep: Any, code: str, env: dict[str, str]) -> str:
     done = subprocess.run(command, env={**skep.env, **env}, cwd=skep.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "code", "text"),
+    [
+        ("{approval: 'Ship it?'}", 3, "needs a server: `skep up`"),
+        ("{approval: {message: Ship it?, deadline: 1s}}", 3, "needs a server"),
+        ("{wait_for: pushed}", 3, "needs a server"),
+        ("{uses: {workflow: {name: inner, tasks: {ask: {approval: 'Ship it?'}}}}}", 3, "tasks.ask"),
+        ("{approval: {message: Ship it?, deadline: 10ms, default: approve}}", 0, "succeeded"),
+        ("{wait_for: pushed, timeout: 10ms, on_failure: continue}", 0, "succeeded"),
+        ("{uses: {workflow: {name: inner, tasks: {a: {run: 'true'}}}}}", 0, "succeeded"),
+    ],
+)
+def test_what_waits_for_others_needs_a_server_unless_it_ends_by_itself(skep: Any, task: str, code: int, text: str) -> None:
+    skep.file("flow.yaml", f"name: waits\ntasks:\n  a: {task}\n")
+    done = skep("run", "flow.yaml", "--node", "small:cpu;slots=1", code=code)
+    assert text in done.stderr
+    if code:
+        assert "line 3" in done.stderr
+        assert skep.runs() == []
+
+
+def test_a_dubious_workflow_is_run_with_a_warning(skep: Any) -> None:
+    text = "name: two\nconflicts: warn\ntasks:\n  a: {run: 'true', writes: [x]}\n  b: {run: 'true', writes: [x]}\n"
+    skep.file("flow.yaml", text)
+    assert "warning: " in skep("run", "flow.yaml").stderr
+    assert "warning: " in skep("check", "flow.yaml").stdout
+    assert len(skep.json("check", "flow.yaml", "--json")["warnings"]) == 1

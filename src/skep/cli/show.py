@@ -13,7 +13,7 @@ from skep.cli import completion, remote
 from skep.cli.grid import Cell, Column, Grid
 from skep.cli.moments import age, both
 from skep.cli.runs import standing
-from skep.cli.screen import Line, plain
+from skep.cli.screen import Line, cut, plain
 from skep.client import Client
 from skep.model.run import TaskView
 from skep.model.state import TaskState
@@ -27,6 +27,8 @@ FEW: Final = 60
 """Tasks of a run up to which each is shown."""
 SOME: Final = 15
 """Of those that went wrong, and of those that go on, of a larger run."""
+INPUTS: Final = 300
+"""Columns of the inputs that are shown."""
 STATES: Final = tuple(state.label for state in TaskState)
 STYLES: Final = {
     "running": "cyan",
@@ -128,7 +130,7 @@ def _facts(run: RunSummary, now_ms: int) -> Iterator[tuple[str, str]]:
     if run.schedule:
         yield "schedule", run.schedule
     if run.inputs:
-        yield "inputs", msgspec.json.encode(run.inputs).decode()
+        yield "inputs", cut(msgspec.json.encode(run.inputs).decode(), INPUTS)
     yield "accepted", both(run.accepted_ms, now_ms)
     if run.due_ms and not run.started_ms:
         yield "due", both(run.due_ms, now_ms)
