@@ -81,5 +81,5 @@ async def ready_record(record: SqlRecord, new_run: Callable[..., NewRun]) -> Sql
     """With an engine `e1` opened at `EPOCH` and an accepted run `r1`."""
     seam: Record = record  # the class fits the Protocol
     assert await seam.open_engine(EngineRow("e1", EPOCH, 0, "p1", False), after_epoch=0)
-    assert await seam.accept([new_run()]) == ["r1"]
+    assert await seam.accept([new_run()]) == [("r1", True)]
     return record

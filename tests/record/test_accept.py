@@ -30,7 +30,7 @@ async def test_an_engine_is_opened_by_compare_and_set(record: SqlRecord) -> None
 
 async def test_a_run_is_read_as_it_was_accepted(ready_record: SqlRecord, new_run: New) -> None:
     run = new_run("r2", inputs=b'{"x":1}', labels={"team": "å"}, priority=8, namespace="n", timeout_ms=9)
-    assert await ready_record.accept([run]) == ["r2"]
+    assert await ready_record.accept([run]) == [("r2", True)]
     row = await ready_record.run("r2")
     assert (row.inputs, row.labels, row.priority, row.namespace, row.timeout_ms) == (b'{"x":1}', {"team": "å"}, 8, "n", 9)
     assert (row.state, row.loaded, row.command, row.started_ms, row.paused) == (RunState.QUEUED, 0, 0, None, False)
@@ -52,8 +52,8 @@ async def test_accepting_again_and_idempotency_keys(ready_record: SqlRecord, new
             new_run("r5", idempotency_key="k", namespace="other"),
         ]
     )
-    assert [answer if isinstance(answer, str) else type(answer) for answer in answers] == [
-        *("r1", RefusedError, "r2", "r2", RefusedError, "r5")
+    assert [type(answer) if isinstance(answer, Exception) else answer for answer in answers] == [
+        *(("r1", False), RefusedError, ("r2", True), ("r2", False), RefusedError, ("r5", True))
     ]
 
 
@@ -61,7 +61,7 @@ async def test_accepting_again_and_idempotency_keys(ready_record: SqlRecord, new
 async def test_a_run_that_cannot_be_stored_is_refused_alone(ready_record: SqlRecord, new_run: New, bad: dict[str, Any]) -> None:
     refused, accepted = await ready_record.accept([new_run("bad", **bad), new_run("good")])
     assert isinstance(refused, RefusedError)
-    assert accepted == "good"
+    assert accepted == ("good", True)
     with pytest.raises(NotFoundError):
         await ready_record.run("bad")
 

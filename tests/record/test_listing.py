@@ -58,7 +58,7 @@ def database(told: list[dict[str, Any]]) -> Transaction:
         NewRun(engine="e", definition=b"{}", digest="d", **{key: value for key, value in run.items() if key != "state"})
         for run in told
     ]
-    assert runs.accept(tx, new) == [run["id"] for run in told]
+    assert runs.accept(tx, new) == [(run["id"], True) for run in told]
     for run in told:
         tx.run("UPDATE runs SET state = ? WHERE id = ?", run["state"], run["id"])
     return tx

@@ -72,7 +72,7 @@ async def test_what_a_process_left_half_done_is_finished(ready_record: SqlRecord
     assert isinstance(refused, RefusedError), "what is left would become its own"
     assert await ready_record.prune(ended_before_ms=0, now_ms=NOW, limit=10) == 0
     assert not any((await left(ready_record)).values())
-    assert await ready_record.accept([new_run("r1")]) == ["r1"]
+    assert await ready_record.accept([new_run("r1")]) == [("r1", True)]
 
 
 async def test_a_child_stays_as_long_as_its_parent_goes_on(ready_record: SqlRecord, new_run: New) -> None:

@@ -21,7 +21,7 @@ from skep.model.run import RunView, Token
 from skep.model.spec import WorkflowSpec
 from skep.model.state import RunState
 from skep.model.views import Bulk, LogLine, RunList, RunSummary, TaskList
-from skep.record.protocol import NewRun, Record, RunFilter, RunRow
+from skep.record.protocol import Accepted, NewRun, Record, RunFilter, RunRow
 from skep.upkeep.catalog import Catalog
 from skep.upkeep.load import LoadLoop
 
@@ -107,7 +107,7 @@ class Runs:
                 parent=(parent.id, parent_task),
                 depth=parent.depth + 1,
             )
-        (accepted,) = await self._accept([run], sent_again=bool(run_id) and parent is None)
+        (accepted,) = await self._accept([run])
         return accepted
 
     async def submit_many(
@@ -128,7 +128,7 @@ class Runs:
             self._new(plan, data, run_ids[at] if run_ids else None, priority, labels, timeout_ms, keys[at] if keys else None)
             for at, data in enumerate(encoded)
         ]
-        return await self._accept(new, sent_again=bool(run_ids))
+        return await self._accept(new)
 
     def _new(
         self,
@@ -156,18 +156,16 @@ class Runs:
             accepted_ms=now_ms,
         )
 
-    async def _accept(self, new: Sequence[NewRun], *, sent_again: bool) -> list[str]:
-        """`sent_again`: perhaps; whether such a run is new, and has not even ended, the record knows."""
+    async def _accept(self, new: Sequence[NewRun]) -> list[str]:
+        """Those that the record had already, since they were sent again, are in the engine or have ended."""
         answers = await self._record.accept(new)
+        accepted: list[Accepted] = []
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        accepted = [str(answer) for answer in answers]
-        if sent_again:
-            self._load.look()
-        else:
-            self._load.offer([_row(run) for run, known in zip(new, accepted, strict=True) if run.id == known])
-        return accepted
+            accepted.append(answer)
+        self._load.offer([_row(run) for run, known in zip(new, accepted, strict=True) if known.new])
+        return [known.id for known in accepted]
 
     def _encode_inputs(self, spec: WorkflowSpec, given: Mapping[str, Any]) -> bytes:
         try:

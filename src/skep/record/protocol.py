@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -56,6 +56,14 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the schedule that fired it."""
     base: str = ""
     """Where relative paths of its tasks start, on nodes of the machine where it was submitted; empty: each node's own."""
+
+
+class Accepted(NamedTuple):
+    """A run that the record has."""
+
+    id: str
+    new: bool
+    """Whether this call brought it."""
 
 
 class RunRow(msgspec.Struct, kw_only=True):
@@ -282,8 +290,8 @@ class Record(Protocol):
 
     # -- commands
 
-    async def accept(self, runs: Sequence[NewRun]) -> list[str | Exception]:
-        """Stores runs. Per item: the id under which it is known (an earlier one for a repeated key or id), or the refusal
+    async def accept(self, runs: Sequence[NewRun]) -> list[Accepted | Exception]:
+        """Stores runs. Per item: under which id it is known (an earlier one for a repeated key or id), or the refusal
         (RefusedError for a key used with another body or an id used with another definition)."""
         ...
 

@@ -12,7 +12,7 @@ from skep.errors import NotFoundError, RefusedError, WrongStateError
 from skep.model.state import RunState, TaskState
 from skep.record.dialect import Transaction, Trouble
 from skep.record.labels import add_labels
-from skep.record.protocol import Command, EngineRow, NewRun, RunRow
+from skep.record.protocol import Accepted, Command, EngineRow, NewRun, RunRow
 from skep.record.read import RUN_COLUMNS, run_row
 from skep.record.schema import RANK, UNFINISHED
 
@@ -73,8 +73,8 @@ def abandon(tx: Transaction, name: str, now_ms: int) -> int:
 # -- accepting
 
 
-def accept(tx: Transaction, runs: Sequence[NewRun]) -> list[str | Exception]:
-    answers: list[str | Exception] = []
+def accept(tx: Transaction, runs: Sequence[NewRun]) -> list[Accepted | Exception]:
+    answers: list[Accepted | Exception] = []
     going = {run for (run,) in tx.all("SELECT run_id FROM pruned")}
     for run in runs:
         try:
@@ -97,7 +97,7 @@ def body_digest(run: NewRun) -> str:
     return hashlib.sha256(msgspec.json.encode(body)).hexdigest()
 
 
-def _accept(tx: Transaction, run: NewRun) -> str:
+def _accept(tx: Transaction, run: NewRun) -> Accepted:
     parent, task = run.parent or ("", -1)
     texts = (run.id, run.namespace, run.workflow, run.schedule, run.base, parent, *run.labels, *run.labels.values())
     if any("\0" in text for text in texts) or "\0" in (run.idempotency_key or ""):
@@ -110,7 +110,7 @@ def _accept(tx: Transaction, run: NewRun) -> str:
                 raise RefusedError(
                     f"idempotency key {run.idempotency_key!r} belongs to run {known[0]} with another body; use a new key"
                 )
-            return str(known[0])
+            return Accepted(str(known[0]), False)
     stored = tx.one(
         "INSERT INTO runs (id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, idempotency_key,"
         " body_digest, accepted_ms, due_ms, parent_run, parent_task, depth, schedule, base)"
@@ -125,7 +125,7 @@ def _accept(tx: Transaction, run: NewRun) -> str:
         add_labels(tx, stored[0], run.accepted_ms, run.labels)
     elif tx.one("SELECT digest FROM runs WHERE id = ?", run.id) != (run.digest,):
         raise RefusedError(f"run {run.id} is known with another definition; use a new id")
-    return run.id
+    return Accepted(run.id, bool(stored))
 
 
 # -- commands

@@ -27,6 +27,7 @@ from skep.record import (
 )
 from skep.record.doors import Doors
 from skep.record.protocol import (
+    Accepted,
     Command,
     Definition,
     EngineRow,
@@ -73,7 +74,7 @@ class SqlRecord(Doors):
 
     # -- commands
 
-    async def accept(self, new: Sequence[NewRun]) -> list[str | Exception]:
+    async def accept(self, new: Sequence[NewRun]) -> list[Accepted | Exception]:
         write = self._write_small if len(new) <= FEW else self._write
         return await write(runs.accept, new)
 
