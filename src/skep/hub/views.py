@@ -179,7 +179,7 @@ class Views:
         task = await self._record.task(run, index)
         output = await self._value(task.output) if task is not None and task.output else None
         view = task_view(index, names[index], task, output)
-        view.history = (await self._record.attempts(run)).get(index, [])
+        view.history = (await self._record.attempts(run, index)).get(index, [])
         return view
 
 

@@ -444,8 +444,8 @@ class Record(Protocol):
         """Rows with an index above `after`, in order; only those in `states`, and only `indexes`, where these are given."""
         ...
 
-    async def attempts(self, run: str) -> dict[int, list[AttemptView]]:
-        """Task index to its attempts, oldest first; `error` is the decoded ErrorInfo as a dictionary."""
+    async def attempts(self, run: str, task: int | None = None) -> dict[int, list[AttemptView]]:
+        """Task index, of all tasks or one, to its attempts, oldest first; `error` is the decoded ErrorInfo as a dictionary."""
         ...
 
     async def expansions(self, run: str) -> list[Expansion]: ...

@@ -103,7 +103,7 @@ def _task_row(row: Row) -> TaskRow:
     )
 
 
-def attempts(tx: Transaction, run: str) -> dict[int, list[AttemptView]]:
+def attempts(tx: Transaction, run: str, task: int | None = None) -> dict[int, list[AttemptView]]:
     # An attempt whose end no event told (its engine was rebuilt and its node did not return) is lost once its task moved on; a
     # wait that was swept, or whose task came to be ready again, ended with that.
     sql = (
@@ -114,10 +114,11 @@ def attempts(tx: Transaction, run: str) -> dict[int, list[AttemptView]]:
         " WHEN a.state = 'parked' AND t.state <> 4 THEN 'snoozed'"
         " ELSE a.state END, a.node, a.token_epoch, a.token_n, a.granted_ms, a.started_ms, a.finished_ms, a.error"
         " FROM attempts a LEFT JOIN tasks t ON t.run_id = a.run_id AND t.idx = a.idx"
-        " WHERE a.run_id = ? ORDER BY a.idx, a.attempt"
+        f" WHERE a.run_id = ? {'' if task is None else 'AND a.idx = ?'} ORDER BY a.idx, a.attempt"
     )
+    of = (run,) if task is None else (run, task)
     views: dict[int, list[AttemptView]] = {}
-    for index, attempt, state, node, epoch, n, granted_ms, started_ms, finished_ms, error in tx.all(sql, run):
+    for index, attempt, state, node, epoch, n, granted_ms, started_ms, finished_ms, error in tx.all(sql, *of):
         views.setdefault(index, []).append(
             AttemptView(
                 attempt=attempt,

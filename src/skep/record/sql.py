@@ -194,8 +194,8 @@ class SqlRecord(Doors):
     ) -> list[TaskRow]:
         return await self._read(read.list_tasks, run, states, after, limit, indexes)
 
-    async def attempts(self, run: str) -> dict[int, list[AttemptView]]:
-        return await self._read(read.attempts, run)
+    async def attempts(self, run: str, task: int | None = None) -> dict[int, list[AttemptView]]:
+        return await self._read(read.attempts, run, task)
 
     async def expansions(self, run: str) -> list[Expansion]:
         return await self._read(read.expansions, run)
