@@ -292,6 +292,8 @@ class RemoteLink:
         unsettled: Sequence[Token] = ()
         if not self._known:
             held = [*(self.holder.held() if self.holder is not None else ()), *map(Held, self._untaken())]
+            if not welcome.anew:  # it has its own leases as before
+                held = [one for one in held if self._tokens.now(one.grant.token).epoch != welcome.epoch]
             self._presented = 1
             self._send(frames.Present(1, self._tokens.held(held), outcomes))
             unsettled = [one.grant.token for one in held]

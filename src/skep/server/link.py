@@ -30,6 +30,8 @@ HELLO_S: Final = 10.0
 """For the first frame of a connection."""
 STUCK_S: Final = 10.0
 """A node that does not take a message within this time is cut."""
+LAZY_S: Final = 0.02
+"""That reports are recorded is said along with something else, or after so long: nobody waits for it."""
 CLOSE_S: Final = 1.0
 BACK_S: Final = 1.0
 """For a node to come back."""
@@ -148,6 +150,9 @@ class _Connection:
         self._sent = self._seen = 0
         """The last inbox entries that were sent, and that the node has acknowledged."""
         self._reports: deque[_Report] = deque()
+        self._known_recorded = 0
+        """A number for `Recorded` that is still to be said."""
+        self._lazy: asyncio.TimerHandle | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._serving: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -167,6 +172,8 @@ class _Connection:
             tasks = [*self._asking, *((self._writing,) if self._writing is not None else ())]
             for task in tasks:
                 task.cancel()
+            if self._lazy is not None:
+                self._lazy.cancel()
         if not self._serving.cancelled() and (error := self._serving.exception()) is not None:
             log.error("a fault of Skep's own; the connection of a node is cut", exc_info=error)
         await self._close(self._code)
@@ -327,7 +334,9 @@ class _Connection:
         while self._reports and 0 <= self._reports[0].position <= mark:
             number = self._reports.popleft().number
         if number:
-            self._say(frames.Recorded(number))
+            self._known_recorded = number
+            if self._lazy is None:
+                self._lazy = asyncio.get_running_loop().call_later(LAZY_S, self._wake.set)
 
     async def _write(self, info: NodeInfo) -> None:
         try:
@@ -336,6 +345,8 @@ class _Connection:
                 if self._stirred:
                     await self._look(info)
                 out, self._out = self._out, []
+                if self._known_recorded:
+                    out.append(self._tell_recorded())
                 for message in messages(out) if out else ():
                     await self._write_urgent()
                     await self._put(message)
@@ -350,6 +361,13 @@ class _Connection:
         except Exception:
             log.debug("node %s: its connection is gone", info.id, exc_info=True)
             self.cut()
+
+    def _tell_recorded(self) -> Frame:
+        number, self._known_recorded = self._known_recorded, 0
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
+        return frames.Recorded(number)
 
     async def _look(self, info: NodeInfo) -> None:
         """Takes what there is for the node. What was sent and not acknowledged comes first, and is left out."""
