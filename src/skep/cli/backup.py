@@ -13,6 +13,8 @@ from skep.client import Client, UnreachableError
 from skep.config import data_home
 from skep.errors import NotFoundError
 from skep.model.units import format_bytes
+from skep.record.sql import SqlRecord
+from skep.wiring.data import RECORD_FILE, own
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -51,9 +53,6 @@ def _write(home: Path, target: Path) -> dict[str, Any]:
 
 async def _write_alone(home: Path, target: Path) -> dict[str, Any]:
     """Owns the data directory meanwhile. Raises NotFoundError, DataInUseError, RecordError."""
-    from skep.record.sql import SqlRecord  # noqa: PLC0415  a server, where one runs, does it
-    from skep.wiring.data import RECORD_FILE, own  # noqa: PLC0415
-
     if not (home / RECORD_FILE).is_file():
         raise NotFoundError(f"there is nothing to back up in {home}: it has no {RECORD_FILE}")
     with own(home):

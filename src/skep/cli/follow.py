@@ -12,6 +12,7 @@ import msgspec
 
 from skep.cli.console import Console
 from skep.cli.ended import CANCELLED, TAIL_BYTES, Ended
+from skep.cli.lines import Lines
 from skep.cli.live import Live
 from skep.cli.summary import MOST, summary
 from skep.client import Client, UnreachableError
@@ -32,6 +33,7 @@ LONGEST_S: Final = 2.0
 WHOLE: Final = 5_000
 """Tasks of a run up to which all of them are looked at when it is over."""
 PAGE: Final = 10_000
+AWAY: Final = "the server is away; waiting for it"
 
 
 def follow(
@@ -61,10 +63,14 @@ def _show(home: Path, run: str, plan: Plan, console: Console) -> None:
     view = console.view
     feed = Feed(home, run, plan, live=isinstance(view, Live))
     view.begin(plan, run)
+    away = False
     try:
         feed.start()
         while not feed.wait(FRAME_S):
             _pass_on(feed, view)
+            if feed.away != away:
+                away = feed.away
+                _tell(view, away)
     finally:
         _pass_on(feed, view)
         view.end()
@@ -72,19 +78,18 @@ def _show(home: Path, run: str, plan: Plan, console: Console) -> None:
         raise feed.error
 
 
-def _pass_on(feed: Feed, view: Any) -> None:
+def _pass_on(feed: Feed, view: Live | Lines) -> None:
     view.events(feed.take_events())
     view.log(feed.take_logs())
     view.progress(feed.take_progress())
-    if view.live:
-        view.trouble = "  the server is away; waiting for it" if feed.away else ""
-    elif feed.away_since and not feed.told:
-        feed.told = True
-        view.say([("the server is away; waiting for it", "yellow")])
-    elif feed.told and not feed.away_since:
-        feed.told = False
-        view.say([("the server is back", "")])
     view.tick()
+
+
+def _tell(view: Live | Lines, away: bool) -> None:
+    if isinstance(view, Live):
+        view.trouble = f"  {AWAY}" if away else ""
+    else:
+        view.say([(AWAY if away else "the server is back", "")])
 
 
 class Feed:
@@ -93,9 +98,8 @@ class Feed:
     def __init__(self, home: Path, run: str, plan: Plan, live: bool) -> None:
         """`live`: also what running tasks write, and how far they say they are."""
         self.error: SkepError | None = None
-        self.away_since = 0.0
-        """Since when the server does not answer; 0: it does."""
-        self.told = False
+        self.away = False
+        """The server does not answer now."""
         self._home = home
         self._run = run
         self._plan = plan
@@ -106,10 +110,6 @@ class Feed:
         self._progress: dict[str, Any] = {}
         self._over = threading.Event()
         self._jobs = [self._bring_events, *([self._bring_logs, self._bring_progress] if live else [])]
-
-    @property
-    def away(self) -> bool:
-        return bool(self.away_since)
 
     def start(self) -> None:
         for job in self._jobs:
@@ -163,11 +163,11 @@ class Feed:
                         place, last, pause_s = (told.epoch, told.event.n), told.event.kind, AGAIN_S
                         told.event.run = self._run
                         self._events.append(told.event)
-                        self.away_since = 0.0
+                        self.away = False
                     if last == "ended":
                         return
                 except UnreachableError:
-                    self.away_since = self.away_since or time.monotonic()
+                    self.away = True
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, LONGEST_S)
         except SkepError as error:

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from skep.cli import completion, remote
+from skep.cli.follow import follow
 from skep.cli.moments import parse_future_ms
 from skep.cli.options import parse_inputs, parse_pairs, parse_span, parse_timeout, parse_urgency
+from skep.cli.target import check_given, find_target, warn
 from skep.client import Client
 from skep.model.views import RunSummary
 
@@ -81,8 +83,6 @@ def submit(
         if not wait:
             remote.document(run) if json else typer.echo(run.id)
             return
-        from skep.cli.follow import follow  # noqa: PLC0415  most submissions do not wait
-
         code = follow(client, run.id, json=json, quiet=quiet, no_color=no_color, output=True)
     raise typer.Exit(code)
 
@@ -91,8 +91,6 @@ def accept(client: Client, workflow: str, inputs: dict[str, Any], options: dict[
     """Submits what the command line names: a workflow, or a stored definition. Raises SpecError, RefusedError."""
     if not is_target(workflow):
         return client.runs.submit(workflow, inputs, **options)
-    from skep.cli.target import check_given, find_target, warn  # noqa: PLC0415  a stored definition is checked already
-
     target = find_target(workflow)
     check_given(target, inputs)
     warn(target)

@@ -10,6 +10,7 @@ import typer
 from skep.cli.local import NODE, local_nodes
 from skep.cli.options import parse_span
 from skep.config import data_home
+from skep.wiring.serve import serve
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
@@ -37,6 +38,4 @@ def up(
         raise typer.BadParameter("give --node or --no-node", param_hint="--no-node")
     keep_ms = parse_span(keep, "--keep")
     nodes = [] if no_node else local_nodes(node or ())
-    from skep.wiring.serve import serve  # noqa: PLC0415  what is wrong with the options is said first
-
     raise typer.Exit(serve(data_home(data), nodes=nodes, keep_ms=keep_ms, quiet=quiet))
