@@ -333,7 +333,7 @@ async def test_garbage_is_told_and_cut_and_logged_once(
         assert isinstance(refused, frames.Refused)
         with pytest.raises(ConnectionClosed):
             await opened.recv()
-    assert len([record for record in caplog.records if record.name == "skep.server.link"]) == 1
+    assert len([record for record in caplog.records if record.name == "skep.server.connection"]) == 1
     assert served.work.registered == {}
 
 

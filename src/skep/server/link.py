@@ -1,4 +1,4 @@
-"""The server's end of the link: one WebSocket connection for each node, frames both ways; see `skep.node.frames`.
+"""The server's end of the link: the nodes that are connected, and those that were a moment ago.
 
 A connection that ends leaves its node a moment to come back. A node that does not is lost, and what it had returns to ready.
 """
@@ -7,49 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import MutableMapping
 from typing import Any, Final
 
 from starlette.routing import BaseRoute, WebSocketRoute
 
-from skep.engine.protocol import OK, SUPERSEDED, Beat
-from skep.errors import NotFoundError, SkepError
+from skep.engine.protocol import OK
 from skep.hub.work import Work
-from skep.model.node import NodeInfo, Outcome
-from skep.model.run import Token
+from skep.model.node import NodeInfo
 from skep.node import frames
 from skep.node.dial import LINK_PATH
-from skep.node.frames import MESSAGE, PROTOCOL, Frame, FrameError, Reader, messages
+from skep.node.frames import MESSAGE, PROTOCOL, Frame
+from skep.server.connection import Connection, Receive, Send
 from skep.version import VERSION
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE: Final = MESSAGE
-HELLO_S: Final = 10.0
-"""For the first frame of a connection."""
-STUCK_S: Final = 10.0
-"""A node that does not take a message within this time is cut."""
-LAZY_S: Final = 0.02
-"""That reports are recorded is said along with something else, or after so long: nobody waits for it."""
-CLOSE_S: Final = 1.0
 BACK_S: Final = 1.0
 """For a node to come back."""
 ALL_BACK_S: Final = 10.0
 """The same, when all connections ended within `BACK_S` of each other: that was no fault of the nodes."""
-TAKE: Final = 1_000
-"""Inbox entries in one frame."""
-ASKING: Final = 256
-"""Questions of one node that are being answered; with more than these nothing more is read."""
 LONGEST_ID: Final = 200
 
-TOKEN_AT: Final = {"load_checkpoint": 2, "save_checkpoint": 2, "get_state": 2, "put_state": 2, "claim": 2, "release": 1}
-"""What a node may ask, and where the token stands among the arguments."""
-VERBS: Final = frozenset({*TOKEN_AT, "put_artifact", "get_artifact"})
-
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Links:
@@ -58,7 +39,7 @@ class Links:
     def __init__(self, work: Work, back_s: float = BACK_S, all_back_s: float = ALL_BACK_S) -> None:
         self._work = work
         self._back_s, self._all_back_s = back_s, all_back_s
-        self.connections: dict[str, _Connection] = {}
+        self.connections: dict[str, Connection] = {}
         """By node."""
         self._ended: dict[str, float] = {}
         """When the last connection of a node ended that has not come back."""
@@ -67,7 +48,7 @@ class Links:
         self.routes: list[BaseRoute] = [WebSocketRoute(LINK_PATH, self)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = _Connection(self, self._work, receive, send)
+        connection = Connection(self, self._work, receive, send)
         try:
             await connection.serve()
         finally:
@@ -88,7 +69,7 @@ class Links:
             connection.kick(reason)
         return connection is not None
 
-    async def admit(self, connection: _Connection, hello: frames.Hello) -> Frame:
+    async def admit(self, connection: Connection, hello: frames.Hello) -> Frame:
         """The first answer to a node."""
         info = hello.info
         if abs(hello.version - PROTOCOL) > 1:
@@ -109,7 +90,7 @@ class Links:
         self._ended.pop(info.id, None)
         return frames.Welcome(PROTOCOL, self._work.epoch, anew, VERSION)
 
-    def _over(self, connection: _Connection) -> None:
+    def _over(self, connection: Connection) -> None:
         info = connection.info
         if info is None or self.connections.get(info.id) is not connection:
             return  # never admitted, or another took its place
@@ -130,309 +111,3 @@ class Links:
             del self._ended[info.id]
             log.warning("node %s is lost: its connection ended and it did not come back", info.id)
             await self._work.retire(info.id, info.incarnation, lost=True)
-
-
-class _Connection:
-    """One node's."""
-
-    def __init__(self, links: Links, work: Work, receive: Receive, send: Send) -> None:
-        self.info: NodeInfo | None = None
-        """Once it is admitted."""
-        self.retired = False
-        """It left in good order, or was told to."""
-        self._links, self._work = links, work
-        self._receive, self._send = receive, send
-        self._reader = Reader(frames.from_node)
-        self._out: list[Frame] = []
-        self._urgent: list[Frame] = []
-        self._wake = asyncio.Event()
-        self._stirred = True
-        self._sent = self._seen = 0
-        """The last inbox entries that were sent, and that the node has acknowledged."""
-        self._reports: deque[_Report] = deque()
-        self._known_recorded = 0
-        """A number for `Recorded` that is still to be said."""
-        self._lazy: asyncio.TimerHandle | None = None
-        self._asking: set[asyncio.Task[None]] = set()
-        self._serving: asyncio.Task[None] | None = None
-        self._writing: asyncio.Task[None] | None = None
-        self._stops: list[Callable[[], None]] = []
-        self._code = 1000
-        """With which it is closed."""
-
-    async def serve(self) -> None:
-        """Until the connection ends. What it does is a task of its own, so that it can be ended at any time."""
-        self._serving = asyncio.create_task(self._serve())
-        try:
-            await asyncio.wait([self._serving])
-        finally:
-            self._serving.cancel()
-            for stop in self._stops:
-                stop()
-            tasks = [*self._asking, *((self._writing,) if self._writing is not None else ())]
-            for task in tasks:
-                task.cancel()
-            if self._lazy is not None:
-                self._lazy.cancel()
-        if not self._serving.cancelled() and (error := self._serving.exception()) is not None:
-            log.error("a fault of Skep's own; the connection of a node is cut", exc_info=error)
-        await self._close(self._code)
-
-    async def _serve(self) -> None:
-        try:
-            async with asyncio.timeout(HELLO_S):
-                hello, *rest = await self._greet()
-            answer = await self._links.admit(self, hello)
-            if not isinstance(answer, frames.Welcome):
-                self._code = 1008
-                await self._tell(answer)
-                return
-            self.info = info = hello.info
-            if not answer.anew and hello.epoch == answer.epoch:
-                self._sent = self._seen = hello.seen
-            self._out.append(answer)
-            self._stops = [self._work.on_recorded(self._recorded), self._work.listen(info.id, self._stir)]
-            self._writing = asyncio.create_task(self._write(info))
-            await self._read(info, rest)
-        except TimeoutError:
-            self._code = 1008
-            await self._tell(frames.Refused("the first frame, Hello, did not come", PROTOCOL))
-        except FrameError as error:
-            log.warning("%s is cut: %s", f"node {self.info.id}" if self.info else "a connection", error)
-            self._code = 1002
-            await self._tell(frames.Refused(str(error), PROTOCOL))
-        except _Gone:
-            pass
-
-    # -- reading
-
-    async def _greet(self) -> list[Any]:
-        if (await self._receive())["type"] != "websocket.connect":
-            raise _Gone
-        await self._send({"type": "websocket.accept"})
-        while not (heard := await self._heard()):
-            pass
-        if type(heard[0]) is not frames.Hello:
-            raise FrameError("the first frame must be Hello")
-        return heard
-
-    async def _heard(self) -> list[Any]:
-        message = await self._receive()
-        if message["type"] != "websocket.receive":
-            raise _Gone
-        data = message.get("bytes")
-        if data is None:
-            raise FrameError("frames come in binary messages")
-        return self._reader.read(data)
-
-    async def _read(self, info: NodeInfo, heard: Sequence[Any]) -> None:
-        while True:
-            for frame in heard:
-                await self._take(info, frame)
-                if self.retired:
-                    return
-            heard = await self._heard()
-
-    async def _take(self, info: NodeInfo, frame: Any) -> None:
-        kind = type(frame)
-        if kind is frames.Report:
-            self._acknowledge(frame.seen)
-            report = _Report(frame.number)
-            self._reports.append(report)
-            if any(outcome.token[0] != self._work.epoch for outcome in frame.outcomes):
-                self._aside(self._present(info, report, frames.Present(frame.number, [], frame.outcomes)))
-            else:
-                await self._work.report(frame.outcomes)
-                report.position = await self._work.position()
-        elif kind is frames.Beat:
-            self._acknowledge(frame.seen)
-            if await self._work.beat(Beat(info.id, info.incarnation, tuple(frame.leases), frame.seen)) != OK:
-                raise _Gone  # it was given up meanwhile: it calls again, and is admitted anew
-            self._urgent.append(frames.Beaten(frame.number))
-            self._wake.set()
-        elif kind is frames.Ask:
-            await self._answer_soon(frame.number, self._ask(frame.verb, frame.args))
-        elif kind is frames.Logs:
-            await self._answer_soon(frame.number, self._work.log(frame.chunks))
-        elif kind is frames.Progressed:
-            await self._work.progress(frame.items)
-        elif kind is frames.Present:
-            report = _Report(frame.number)
-            self._reports.append(report)
-            self._aside(self._present(info, report, frame))
-        elif kind is frames.Drain:
-            await self._work.drain(info.id)
-        elif kind is frames.Retire:
-            self.retired = True
-            await self._work.retire(info.id, info.incarnation)
-        else:
-            raise FrameError(f"{kind.__name__} has no place here")
-
-    async def _present(self, info: NodeInfo, report: _Report, frame: frames.Present) -> None:
-        """May take as long as the server waits for its nodes."""
-        epoch = self._work.epoch
-        mine: list[Outcome] = [outcome for outcome in frame.outcomes if outcome.token[0] == epoch]
-        others = [outcome for outcome in frame.outcomes if outcome.token[0] != epoch]
-        if mine:
-            answers = await self._work.report(mine)
-            others += [outcome for outcome, answer in zip(mine, answers, strict=True) if answer == SUPERSEDED]
-        await self._work.present(info.id, info.incarnation, frame.held, others)
-        report.position = await self._work.position()
-        self._recorded(self._work.mark)
-
-    def _acknowledge(self, seen: int) -> None:
-        self._seen = min(max(seen, self._seen), self._sent)
-
-    # -- questions
-
-    async def _answer_soon(self, number: int, asked: Awaitable[Any]) -> None:
-        self._aside(self._answer(number, asked))
-        while len(self._asking) >= ASKING:
-            await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
-
-    def _aside(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._asking.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._asking.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("node %s: what it asked for failed", self.info.id if self.info else "", exc_info=error)
-            self.cut()
-
-    async def _answer(self, number: int, asked: Awaitable[Any]) -> None:
-        try:
-            answer = frames.Answer(number, await asked)
-        except SkepError as error:
-            answer = frames.Answer(number, error=(type(error).__name__, str(error)))
-        except Exception as error:  # noqa: BLE001  whoever waits for it must hear of it
-            answer = frames.Answer(number, error=("SkepError", f"{type(error).__name__}: {error}"))
-        self._say(answer)
-
-    async def _ask(self, verb: str, args: list[Any]) -> Any:
-        if verb not in VERBS:
-            raise SkepError(f"this server knows no '{verb}'")
-        if (at := TOKEN_AT.get(verb)) is not None:
-            epoch, number = args[at]
-            args[at] = Token(epoch, number)
-        return await getattr(self._work, verb)(*args)
-
-    # -- writing
-
-    def _say(self, frame: Frame) -> None:
-        self._out.append(frame)
-        self._wake.set()
-
-    def _stir(self) -> None:
-        self._stirred = True
-        self._wake.set()
-
-    def _recorded(self, mark: int) -> None:
-        """The record has everything up to `mark`."""
-        number = 0
-        while self._reports and 0 <= self._reports[0].position <= mark:
-            number = self._reports.popleft().number
-        if number:
-            self._known_recorded = number
-            if self._lazy is None:
-                self._lazy = asyncio.get_running_loop().call_later(LAZY_S, self._wake.set)
-
-    async def _write(self, info: NodeInfo) -> None:
-        try:
-            while True:
-                self._wake.clear()
-                if self._stirred:
-                    await self._look(info)
-                out, self._out = self._out, []
-                if self._known_recorded:
-                    out.append(self._tell_recorded())
-                for message in messages(out) if out else ():
-                    await self._write_urgent()
-                    await self._put(message)
-                await self._write_urgent()
-                if not self._stirred:
-                    await self._wake.wait()
-        except NotFoundError:
-            self.cut()  # it was given up meanwhile: it calls again, and is admitted anew
-        except TimeoutError:
-            log.warning("node %s does not read; it is cut", info.id)
-            self.cut()
-        except Exception:
-            log.debug("node %s: its connection is gone", info.id, exc_info=True)
-            self.cut()
-
-    def _tell_recorded(self) -> Frame:
-        number, self._known_recorded = self._known_recorded, 0
-        if self._lazy is not None:
-            self._lazy.cancel()
-            self._lazy = None
-        return frames.Recorded(number)
-
-    async def _look(self, info: NodeInfo) -> None:
-        """Takes what there is for the node. What was sent and not acknowledged comes first, and is left out."""
-        limit = self._sent - self._seen + TAKE
-        entries = await self._work.take(info.id, info.incarnation, self._seen, limit)
-        self._stirred = len(entries) == limit
-        fresh = [entry for entry in entries if entry.number > self._sent]
-        if fresh:
-            self._sent = fresh[-1].number
-            self._out.append(frames.Inbox(fresh))
-
-    async def _write_urgent(self) -> None:
-        if self._urgent:
-            urgent, self._urgent = self._urgent, []
-            await self._put(frames.whole(urgent))
-
-    async def _put(self, message: bytes) -> None:
-        async with asyncio.timeout(STUCK_S):
-            await self._send({"type": "websocket.send", "bytes": message})
-
-    # -- the end
-
-    def kick(self, reason: str) -> None:
-        """The node closes the connection itself once it has read why."""
-        self.retired = True
-        self._aside(self._tell(frames.Kick(reason)))
-        asyncio.get_running_loop().call_later(STUCK_S, self.cut)
-
-    def replaced(self, incarnation: int) -> None:
-        """The node has another connection, perhaps of a later start."""
-        if self.info is not None and incarnation > self.info.incarnation:
-            self.kick(f"a later start of the node '{self.info.id}' has taken its place")
-        else:
-            self.cut()
-
-    def cut(self, code: int = 1013) -> None:
-        """Ends the connection at once. Harmless when repeated."""
-        if self._serving is not None and not self._serving.done():
-            self._code = code
-            self._serving.cancel()
-
-    async def _tell(self, frame: Frame) -> None:
-        try:
-            await self._put(frames.whole([frame]))
-        except Exception:
-            log.debug("a connection ended before it was told why", exc_info=True)
-
-    async def _close(self, code: int) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await self._send({"type": "websocket.close", "code": code})
-        except Exception:
-            log.debug("a connection ended before it was closed", exc_info=True)
-
-
-class _Gone(Exception):
-    """The connection has ended."""
-
-
-class _Report:
-    """A report of the node's."""
-
-    __slots__ = ("number", "position")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.position = -1
-        """The event with which the record has what followed from it; -1: not known yet."""

@@ -18,8 +18,7 @@ from skep.model.node import ErrorInfo
 from skep.node.attempt import SUPERSEDED, Attempt, Host
 from skep.node.executors.output import TAIL_BYTES, died
 from skep.node.functions import MAX_RESULT
-from skep.node.pooled import (
-    START,
+from skep.node.pipe import (
     Answer,
     Ask,
     Base,
@@ -35,6 +34,7 @@ from skep.node.pooled import (
     Written,
     from_worker,
 )
+from skep.node.pooled import START
 from skep.node.processes import Exit, Process, Processes
 
 log = logging.getLogger(__name__)
