@@ -60,10 +60,10 @@ class FakeHost:
 class Trial:
     """One attempt in an executor under test."""
 
-    def __init__(self, executor: Executor, call: Call, attempt: int = 1, timeout_ms: int = 0) -> None:
+    def __init__(self, executor: Executor, call: Call, attempt: int = 1, timeout_ms: int = 0, base: str = "") -> None:
         self._executor = executor
         self._ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        grant = Grant("run-1", 0, "build", attempt, Token(7, 42), msgspec.json.encode(call), timeout_ms)
+        grant = Grant("run-1", 0, "build", attempt, Token(7, 42), msgspec.json.encode(call), timeout_ms, base=base)
         self.attempt = Attempt(grant, call, lambda _, outcome: self._ended.set_result(outcome))
         executor.start(self.attempt)
 

@@ -448,3 +448,16 @@ async def test_close_ends_everything(host: Any, trial: Any, opened: Processes, t
     trials = [Bench(launching, host, trial)("wait")]
     await launching.close()
     assert (await trials[0].outcome()).error.type == "Cancelled"
+
+
+async def test_workers_belong_to_a_base_and_make_room_for_those_of_another(run: Bench, trial: Any, tmp_path: Path) -> None:
+    base = tmp_path / "elsewhere"
+    (base / "sub").mkdir(parents=True)
+    (base / "here_only.py").write_text("import os\ndef place(): return [os.getcwd(), __file__]\n")
+    for cwd in ("", "sub"):
+        there = trial(run.executor, Call("python", "here_only:place", cwd=cwd or None), base=str(base))
+        assert await there.output() == [str(base / cwd), str(base / "here_only.py")]
+    assert (await run("here_only:place").error()).type == "Import", "the other base has no such module"
+    both = [trial(run.executor, Call("python", "here_only:place"), base=str(base)), run("pid")]
+    assert (await both[0].output())[0] == str(base)
+    assert await both[1].output()

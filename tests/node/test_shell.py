@@ -371,3 +371,11 @@ def test_mask_of_nothing_passes_all() -> None:
 async def test_many_at_once(run: Bench) -> None:
     trials = [run(f"echo {n}") for n in range(60)]
     assert [await trial.output() for trial in trials] == [str(n) for n in range(60)]
+
+
+async def test_a_grant_may_say_where_relative_paths_start(run: Bench, trial: Any, tmp_path: Path) -> None:
+    base = tmp_path / "elsewhere"
+    (base / "sub").mkdir(parents=True)
+    assert await trial(run.executor, Call("run", "pwd"), base=str(base)).output() == str(base)
+    assert await trial(run.executor, Call("run", "pwd", cwd="sub"), base=str(base)).output() == str(base / "sub")
+    assert await run("pwd").output() == str(tmp_path)
