@@ -21,7 +21,7 @@ from typing import Final
 import uvloop
 
 from skep.model.node import NodeInfo
-from skep.node.detached import Listed, listed
+from skep.node.detached import listed
 from skep.wiring.server import Server
 
 STOP_S: Final = 10.0
@@ -77,20 +77,26 @@ class _Up:
 
     async def _end_nodes(self) -> None:
         """Each further signal shortens it."""
-        running = sum(node.running for node in await self._server.hub.nodes.list())
+        server = self._server
+        running = sum(node.running for node in await server.hub.nodes.list())
         self._say(f"draining: {running} running, nothing more is started; once more stops what runs" if running else "ending")
-        drained = asyncio.create_task(self._server.drain())
-        await self._until(lambda: drained.done(), 2, None)
-        drained.cancel()
-        if self._presses < 3:
-            for node in listed(self._server.home):
-                _signal(node, signal.SIGTERM, times=min(self._presses, 2))
-            if self._presses == 2:
-                self._say("stopping: what runs is ended, and begins again at the next start; once more kills it")
-            await self._until(lambda: not listed(self._server.home), 3, STOP_S)
+        server.hold()
+        self._tell(signal.SIGTERM)
+        await self._until(lambda: not listed(server.home), 2, None if running else STOP_S)
+        if self._presses == 2:
+            self._say("stopping: what runs is ended, and begins again at the next start; once more kills it")
+            self._tell(signal.SIGTERM)
+            await self._until(lambda: not listed(server.home), 3, STOP_S)
+        if left := listed(server.home):
+            self._say(f"killing {', '.join(node.id for node in left)}")
+            self._tell(signal.SIGKILL)
+
+    def _tell(self, number: signal.Signals) -> None:
         for node in listed(self._server.home):
-            self._say(f"killing node {node.id}")
-            _signal(node, signal.SIGKILL)
+            try:
+                os.kill(node.pid, number)
+            except ProcessLookupError:
+                pass  # it has just ended
 
     async def _until(self, is_over: Callable[[], bool], presses: int, limit_s: float | None) -> None:
         """Waits until it is over, or so many signals came, or so long."""
@@ -106,11 +112,3 @@ class _Up:
     def _say(self, text: str) -> None:
         if not self._quiet:
             print(f"skep: {text}", file=sys.stderr, flush=True)
-
-
-def _signal(node: Listed, number: signal.Signals, times: int = 1) -> None:
-    for _ in range(times):
-        try:
-            os.kill(node.pid, number)
-        except ProcessLookupError:
-            return

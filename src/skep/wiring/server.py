@@ -156,18 +156,10 @@ class Server:
 
     # -- the end
 
-    async def drain(self) -> None:
-        """Starts nothing more; returns when nothing runs."""
+    def hold(self) -> None:
+        """Starts nothing more: it is about to end."""
         self.hub.insight.state = "draining"
         self.hub.queue.hold()
-        moved = asyncio.Event()
-        unsubscribe = self.hub.feed.subscribe(lambda events: moved.set())
-        try:
-            while any(node.running for node in await self.hub.nodes.list()):
-                moved.clear()
-                await moved.wait()
-        finally:
-            unsubscribe()
 
     async def close(self) -> None:
         """Stops answering, records what has happened, and leaves the data directory to the next. Nodes are left as they are.
