@@ -60,7 +60,7 @@ async def test_a_migrated_record_has_what_it_had(old: Path) -> None:
     assert [run.id for run in page.runs] == ["r3", "r2", "r1"]
     assert [run.id for run in (await record.list_runs(RunFilter(labels={"team": ""}))).runs] == ["r3", "r1"]
     assert [run.id for run in (await record.list_runs(RunFilter(labels={"team": "a"}))).runs] == ["r1"]
-    first = await record.run("r1")
+    first = await record.run("r1", counts=True)
     assert (first.inputs, first.labels, first.command, first.applied) == (b'{"x":1}', {"team": "a"}, 1, 1)
     assert (first.parent, first.due_ms, first.schedule, first.depth) == (None, 0, "", 0)
     assert first.counts[TaskState.SUCCEEDED] == 1

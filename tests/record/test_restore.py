@@ -158,7 +158,7 @@ async def test_tasks_are_read_in_parts_and_counted(ready_record: SqlRecord, stor
         story.end("failed" if task % 2 else "succeeded", story.grant(task))
     await ready_record.transcribe("e1", EPOCH, *story.take())
     record = ready_record
-    counts = (await record.run("r1")).counts
+    counts = (await record.run("r1", counts=True)).counts
     assert (counts[W], counts[TaskState.SUCCEEDED], counts[TaskState.FAILED], sum(counts)) == (3, 3, 3, 9)
     one = await record.task("r1", 3)
     assert one is not None

@@ -20,13 +20,14 @@ from skep.cli.console import Console
 from skep.cli.importing import read_instance
 from skep.cli.local import local_nodes, take_secrets
 from skep.cli.screen import Line
-from skep.cli.session import Job, run_job, tune
+from skep.cli.session import Job, run_job
 from skep.cli.summary import summary
 from skep.cli.tables import table
 from skep.cli.target import check_routes, describe_node, find_target
 from skep.clock import SystemClock
 from skep.errors import RefusedError
 from skep.flow.plan import compile_plan
+from skep.process import tune
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 

@@ -15,11 +15,12 @@ from skep.cli.console import Console
 from skep.cli.ended import Ended
 from skep.cli.local import NODE, local_nodes, take_secrets
 from skep.cli.options import parse_inputs, parse_pairs, parse_timeout, parse_urgency
-from skep.cli.session import Job, run_job, tune
+from skep.cli.session import Job, run_job
 from skep.cli.summary import summary
 from skep.cli.target import check_alone, check_given, check_routes, find_target, warnings_of
 from skep.clock import SystemClock
 from skep.config import data_home
+from skep.process import tune
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 

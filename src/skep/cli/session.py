@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,13 +37,6 @@ class Job(NamedTuple):
     timeout_ms: int = 0
     """In place of the workflow's own."""
     secrets: Mapping[str, str] | None = None
-
-
-def tune() -> None:
-    """For a process that does nothing but run workflows: threads hand over sooner, garbage is looked for less often."""
-    sys.setswitchinterval(0.0005)
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 async def run_job(job: Job, console: Console, clock: Clock) -> Ended:

@@ -35,7 +35,7 @@ class Views:
 
     async def summary(self, run: str) -> RunSummary:
         """The run with the counts of its tasks. Raises NotFoundError."""
-        row = await self._record.run(run)
+        row = await self._record.run(run, counts=True)
         summary = summary_of(row)
         plan = await self._catalog.plan(row.digest)
         summary.tasks = max(row.task_count, len(plan.names))

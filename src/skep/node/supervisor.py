@@ -32,9 +32,10 @@ from skep.node.node import Node
 from skep.node.probe import node_info, probe
 from skep.node.processes import Processes
 from skep.node.remote import RemoteLink
+from skep.process import tune
 from skep.version import VERSION
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("skep.node.supervisor")  # not `__main__`
 
 IDLE_S: Final = 60.0
 """Without a server and without work it ends after so long."""
@@ -140,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    tune()
     file: IO[bytes] | None = None
     try:
         file, me = take_name(args.home, args.id)

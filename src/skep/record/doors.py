@@ -62,6 +62,13 @@ class Doors:
             return await self._write(fn, *args, **kwargs)
         return await self._aside(self._readers.read, lambda tx: fn(tx, *args, **kwargs))
 
+    async def _read_small(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A look at a few rows: on the thread that asks, if it has nothing else to do. A thread of its own costs more than the
+        look (0.1 to 0.3 ms against 0.03)."""
+        if self._readers is None or not self.writer.idle(asyncio.get_running_loop()):
+            return await self._read(fn, *args, **kwargs)
+        return self._readers.read(lambda tx: fn(tx, *args, **kwargs))
+
     async def _aside(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs what blocks on a thread, unless inline."""
         if self._inline:

@@ -414,8 +414,8 @@ class Record(Protocol):
         """Raises NotFoundError."""
         ...
 
-    async def run(self, run: str) -> RunRow:
-        """With `counts`. Raises NotFoundError."""
+    async def run(self, run: str, *, counts: bool = False) -> RunRow:
+        """`counts`: with them, which takes some time for a run of many tasks. Raises NotFoundError."""
         ...
 
     async def find_run(self, prefix: str) -> str:

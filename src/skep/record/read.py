@@ -47,17 +47,16 @@ def run(tx: Transaction, run: str) -> RunRow:
     row = tx.one(f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?", run)
     if row is None:
         raise NotFoundError(f"there is no run {run}")
-    found = run_row(row)
-    found.counts = _counts(tx, run, found.task_count)
-    return found
+    return run_row(row)
 
 
-def _counts(tx: Transaction, run: str, total: int) -> tuple[int, ...]:
-    counts = [0] * len(TaskState)
+def counts(tx: Transaction, run: str, total: int) -> tuple[int, ...]:
+    """How many of its `total` tasks stand in each state; those without a row wait."""
+    found = [0] * len(TaskState)
     for state, count in tx.all("SELECT state, COUNT(*) FROM tasks WHERE run_id = ? GROUP BY state", run):
-        counts[state] = count
-    counts[TaskState.WAITING] += max(total - sum(counts), 0)
-    return tuple(counts)
+        found[state] = count
+    found[TaskState.WAITING] += max(total - sum(found), 0)
+    return tuple(found)
 
 
 def tasks(tx: Transaction, run: str) -> list[TaskRow]:

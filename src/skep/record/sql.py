@@ -48,6 +48,8 @@ from skep.record.protocol import (
 
 FEW: Final = 8
 """Runs or events that make a small call."""
+SOME: Final = 1_000
+"""Tasks that are counted in no time."""
 PRUNED: Final = 200
 """Runs that one step of `prune` takes."""
 
@@ -171,8 +173,12 @@ class SqlRecord(Doors):
     async def definition(self, digest: str) -> bytes:
         return await self._read(read.definition, digest)
 
-    async def run(self, run: str) -> RunRow:
-        return await self._read(read.run, run)
+    async def run(self, run: str, *, counts: bool = False) -> RunRow:
+        row = await self._read_small(read.run, run)
+        if counts:
+            count = self._read_small if row.task_count <= SOME else self._read
+            row.counts = await count(read.counts, run, row.task_count)
+        return row
 
     async def find_run(self, prefix: str) -> str:
         return await self._read(listing.find_run, prefix)

@@ -31,8 +31,8 @@ GROUP_CALLS: Final = 1_000
 """Calls in one transaction at most."""
 QUICK_MS: Final = 1.0
 """Commits that take less, on the average, do not hold up an event loop."""
-_BUSY: Final = (0,) * 9
-"""In the place of an event loop's queue that cannot be looked into."""
+IDLE_S: Final = 0.0005
+"""Since the last small call, before a process counts as idle: one that is busy makes thousands a second."""
 TRIES: Final = 4
 """How often a transaction is begun before a lock held by another process counts as an error; each waits the busy time-out."""
 
@@ -74,6 +74,8 @@ class Writer:
         self._turn = threading.Lock()  # around a transaction, when two threads may make them
         self._open = self._given_up = False
         self._thread: threading.Thread | None = None
+        self._asked = 0.0
+        """When a small call was last made."""
         self.calls = 0
         self.commits = 0
         self.commit_ms = 0.0
@@ -127,7 +129,7 @@ class Writer:
         if self._inline:
             return self.now(call)
         loop = asyncio.get_running_loop()
-        if small and self.commit_ms < QUICK_MS and len(getattr(loop, "_ready", _BUSY)) <= 1:
+        if small and self.commit_ms < QUICK_MS and self.idle(loop):
             answer = self._at_once(call)
             if answer is not None:
                 if answer.error is not None:
@@ -136,6 +138,17 @@ class Writer:
         future: asyncio.Future[T] = loop.create_future()
         self._submit(_Job(call, future, loop))
         return await future
+
+    def idle(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether this process seems to have nothing else to do than the small call that asks.
+
+        asyncio's loop shows what is ready to run; of another loop, as uvloop's, it is guessed from how long nobody asked.
+        """
+        ready = getattr(loop, "_ready", None)
+        if ready is not None:
+            return len(ready) <= 1
+        before, self._asked = self._asked, time.perf_counter()
+        return self._asked - before > IDLE_S
 
     def _at_once(self, call: Callable[[Transaction], T]) -> _Answer | None:
         """One call in a transaction on this thread; None when the writer is at work, or another process has the lock."""

@@ -22,6 +22,7 @@ import uvloop
 
 from skep.model.node import NodeInfo
 from skep.node.detached import listed
+from skep.process import tune
 from skep.wiring.server import Server
 
 STOP_S: Final = 10.0
@@ -36,6 +37,7 @@ def serve(home: Path, *, nodes: Sequence[NodeInfo], keep_ms: int, quiet: bool) -
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     server = Server(home, nodes, keep_ms=keep_ms)
+    tune()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Up(server, quiet).run())
 
