@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from skep.engine.protocol import OK, RunCommand
+from skep.errors import SpecError
+from skep.model.state import RunState
+from skep.model.wait import Verdict
 from skep.testing.stage import HOLD, Failed, Stage, counted, workflow
 from skep.upkeep import load
 
@@ -153,3 +157,141 @@ async def test_a_retry_that_does_not_fit_now_is_applied_later(stage: Stage, monk
     await node.finish("a")
     await stage.go(1_000)
     assert await stage.end(run) == ("succeeded", None)
+
+
+# -- what is due later
+
+
+async def test_a_delayed_run_is_loaded_when_it_is_due(stage: Stage) -> None:
+    node = await stage.node()
+    await stage.hub.runs.submit(workflow({"a": RUN}), due_ms=stage.clock.now_ms() + 300)
+    await stage.go()
+    assert not counted(stage.told)["loaded"]
+    await stage.go(299)
+    assert node.started == []
+    await stage.go(1)
+    assert node.started == ["a"], "not only with the next scan"
+
+
+# -- after an engine
+
+
+async def test_what_ended_is_known_to_the_next_engine(stage: Stage) -> None:
+    node = await stage.node(script={"a": [1, 2], "m": HOLD})
+    tasks = {"a": RUN, "m": {"run": "x ${{ item }}", "map": "tasks.a.output"}, "z": {"run": "x ${{ tasks.a.output }}"}}
+    run = await stage.submit(tasks)
+    await stage.go()
+    await node.finish("m[0]")
+    await stage.go()
+    after = await stage.reopened()
+    again = await after.node("again")
+    await after.take_up()
+    await after.go()
+    assert again.started == ["m[1]"]
+    assert await after.end(run) == ("succeeded", None)
+
+
+async def test_a_large_run_comes_back_in_chunks(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "CHUNK", 3)
+    node = await stage.node(script={f"t{at}": HOLD for at in range(4)})
+    run = await stage.submit({f"t{at}": RUN for at in range(10)})
+    await stage.go()
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go()
+    for name in tuple(node.held):
+        assert await node.finish(name) == "ok"
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert len(node.started) == 10
+
+
+async def test_more_runs_than_are_looked_at_in_one_scan_come_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "BATCH", 3)
+    await stage.hub.runs.submit_many(workflow({"a": RUN}), [{}] * 20)
+    after = await stage.reopened()
+    after.load._look_at = 3
+    await after.take_up()
+    assert after.load.caught_up.is_set()
+    assert len(after.load.live) == 20
+
+
+async def test_a_run_that_cannot_be_compiled_any_more_holds_nobody_up(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    bad = await stage.submit({"bad": RUN})
+    good = await stage.submit({"good": RUN})
+    digest = (await stage.record.run(bad)).digest
+    after = await stage.reopened()
+    await after.node()
+    definition = after.record.definition
+
+    async def missing(wanted: str) -> bytes:
+        if wanted == digest:
+            raise SpecError.at("tasks.bad", "no such key any more")
+        return await definition(wanted)
+
+    after.record.definition = missing  # type: ignore[method-assign, assignment]
+    await after.take_up()
+    await after.go(1_000)
+    assert (await stage.record.run(bad)).state == RunState.QUEUED
+    assert (await after.record.run(good)).state == RunState.SUCCEEDED
+    assert caplog.text.count("cannot be taken up") == 1
+
+
+async def test_a_retry_that_no_engine_heard_of_is_applied(stage: Stage) -> None:
+    await stage.node(script={"b": Failed()})
+    run = await stage.submit({"a": RUN, "b": RUN | {"needs": ["a"]}})
+    await stage.go()
+    assert await stage.end(run) == ("failed", "task_failed")
+    await stage.record.command(run, "retry", b'{"reason": "again", "tasks": [1]}', stage.clock.now_ms())
+    after = await stage.reopened()
+    again = await after.node()
+    await after.take_up()
+    await after.go(1_000)
+    assert again.started == ["b"]
+    assert await after.end(run) == ("succeeded", None)
+    assert counted(after.told)["ended"] == 1
+
+
+async def test_a_pause_that_was_applied_is_not_applied_again_after_a_resume(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN, "b": RUN | {"needs": ["a"]}})
+    await stage.go()
+    await stage.hub.runs.pause(run)
+    await stage.hub.runs.resume(run)
+    await stage.hub.runs.pause(run)
+    await stage.go()
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    await after.go(1_000)
+    assert (await after.record.run(run)).paused
+    assert counted(after.told)["paused"] == 0
+    await after.hub.runs.resume(run)
+    await node.finish("a")
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+
+
+# -- decisions
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("approve", [True, False])
+async def test_a_decision_ends_the_wait(stage: Stage, approve: bool, restart: bool) -> None:
+    run = await stage.submit({"ask": {"approval": {"message": "Go?"}}})
+    await stage.go()
+    verdict = Verdict(task=0, attempt=1, approve=approve, by="ann", comment="well", data={"x": 1})
+    command = await stage.record.decide(run, 0, 1, msgspec.json.encode(verdict), stage.clock.now_ms())
+    server = stage
+    if restart:
+        server = await stage.reopened()
+        await server.take_up()
+    else:
+        await stage.load.apply(command)
+    await server.go(1_000)
+    view = await server.hub.runs.view(run)
+    if approve:
+        assert view.tasks[0].output == {"approved": True, "comment": "well", "by": "ann", "data": {"x": 1}}
+    else:
+        assert view.tasks[0].error["type"] == "Rejected"
+        assert view.tasks[0].error["message"] == "rejected by ann: well"
+    assert view.state == ("succeeded" if approve else "failed")

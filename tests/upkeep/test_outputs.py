@@ -78,7 +78,7 @@ async def test_only_outputs_that_the_record_has_are_dropped_from_memory(stage: S
 
 async def test_an_artifact_stands_for_its_content(stage: Stage) -> None:
     run = await stage.submit(READ)
-    artifact = await stage.hub.nodes.put_artifact(run, b'{"n": "from afar"}')
+    artifact = await stage.hub.work.put_artifact(run, b'{"n": "from afar"}')
     node = await stage.node(script={"a": Raw(artifact_reference(artifact))})
     await stage.go()
     assert node.calls["b"].call == ("x", "from afar")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from skep.model.state import TaskState
+from skep.model.wait import Wait
 from skep.testing.stage import HOLD, Failed, Stage, workflow
 from skep.upkeep import place
 
@@ -235,7 +236,7 @@ async def test_a_node_that_leaves_gives_its_work_back(stage: Stage) -> None:
     node = await stage.node(script={"a": HOLD})
     run = await stage.submit({"a": RUN})
     await stage.go()
-    await stage.hub.nodes.retire("n", 1)
+    await stage.hub.work.retire("n", 1)
     stage.nodes.clear()
     other = await stage.node("other")
     await stage.go()
@@ -273,3 +274,51 @@ async def test_children_start_though_the_list_of_their_map_was_forgotten(stage: 
     await stage.go()
     assert node.calls["m[2]"].call == "x z"
     assert stage.engine.core.runs[run].states[1] == TaskState.SUCCEEDED
+
+
+APPROVAL: dict[str, Any] = {"approval": {"message": "Ship ${{ inputs.what }}?"}}
+
+
+async def test_what_waits_for_somebody_is_parked_with_what_it_waits_for(stage: Stage) -> None:
+    """It needs no node, and no slot."""
+    run = await stage.submit({"ask": APPROVAL}, {"what": "it"}, inputs={"what": "x"})
+    await stage.go()
+    parked = next(event for event in stage.told if event.kind == "parked")
+    assert (parked.reason, parked.attempt, Wait.decode(parked.data).message) == ("approval", 1, "Ship it?")
+    assert await stage.states(run) == {"ask": "parked approval"}
+
+
+@pytest.mark.parametrize("paused", ["default", "*"])
+async def test_a_paused_namespace_starts_nothing_but_skips_and_unfolds(stage: Stage, paused: str) -> None:
+    node = await stage.node()
+    stage.place.paused = {paused}
+    tasks = {
+        "run": RUN, "ask": {"approval": {"message": "Go?"}}, "no": RUN | {"when": "false"},
+        "map": {"run": "x ${{ item }}", "map": [1]},
+    }  # fmt: skip
+    run = await stage.submit(tasks)
+    await stage.go()
+    assert await stage.states(run) == {
+        "run": "waiting", "ask": "waiting", "no": "skipped when", "map": "parked map", "map[0]": "waiting",
+    }  # fmt: skip
+    assert node.started == []
+    stage.place.paused.clear()
+    await stage.go(1_000)
+    assert node.started == ["run", "map[0]"]
+    assert (await stage.states(run))["ask"] == "parked approval"
+
+
+async def test_another_namespace_is_not_paused(stage: Stage) -> None:
+    node = await stage.node()
+    stage.place.paused = {"default"}
+    await stage.submit({"here": RUN})
+    await stage.submit({"there": RUN}, namespace="other")
+    await stage.go()
+    assert node.started == ["there"]
+
+
+async def test_an_attempt_is_told_where_relative_paths_start(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    await stage.hub.runs.submit(workflow({"a": RUN}), base="/there")
+    await stage.go()
+    assert node.held["a"].base == "/there"

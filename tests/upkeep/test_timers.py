@@ -49,7 +49,7 @@ async def test_more_than_a_verb_may_release_follows_by_itself(stage: Stage) -> N
 
 async def test_a_silent_node_is_lost_and_its_work_goes_elsewhere(stage: Stage) -> None:
     silent = NodeInfo("silent", slots=1)
-    await stage.hub.nodes.register(silent, beats=True)
+    await stage.hub.work.register(silent, beats=True)
     run = await stage.submit({"a": RUN})
     await stage.go()
     other = await stage.node("other")
@@ -63,7 +63,7 @@ async def test_a_silent_node_is_lost_and_its_work_goes_elsewhere(stage: Stage) -
 async def test_a_task_that_loses_too_many_nodes_fails(stage: Stage) -> None:
     run = await stage.submit({"a": RUN | {"retries": 5}})
     for incarnation in range(1, 4):
-        await stage.hub.nodes.register(NodeInfo("flaky", incarnation), beats=True)
+        await stage.hub.work.register(NodeInfo("flaky", incarnation), beats=True)
         await stage.go()
         await stage.go(10_001)
     assert await stage.states(run) == {"a": "failed node_lost"}

@@ -129,8 +129,6 @@ class ReopeningMachine(EngineMachine):
         for load in self.known(run).loads(self.accepted[run], self.now_ms, chunks):
             assert self.tell("load", load) == [OK]
         assert self.tell("open", run) == [OK]
-        if self.known(run).ended:  # for a retry: either it goes on, or its end is told again
-            self.history.runs[run].known, self.history.runs[run].end = False, None
 
     def order(self, verb: str, command: RunCommand) -> None:
         """An ended run that the engines do not have is brought back, to be retried."""

@@ -199,8 +199,8 @@ class History:
                 run.cancelling = True
             case "ended":
                 assert all(state.ended for state in run.states), f"{event} while {run.states}"
-                assert run.end is None, f"ended twice: {event}"
-                run.end = event.state, event.reason
+                assert run.end is None or run.known, f"ended twice: {event}"  # it was brought back for a retry that was refused
+                run.end, run.known = (event.state, event.reason), False
             case _:
                 for task in event.tasks or (event.task,):
                     self._fold_task(event, run, task)
@@ -209,7 +209,7 @@ class History:
         source = run.states[task]
         target = TARGETS.get(event.kind) or (TaskState.DELAYED if event.due_ms else TaskState.READY)
         if event.kind == "reset":
-            target, run.end, run.cancelling = TaskState.WAITING, None, False
+            target, run.end, run.cancelling, run.known = TaskState.WAITING, None, False, False
         assert (event.kind, source, target) in LEGAL, f"{source.label} -> {target.label} by {event}"
         assert run.end is None, f"after the end: {event}"
         if event.kind == "ready" and source == TaskState.WAITING:

@@ -218,7 +218,9 @@ class Stage:
     async def take_up(self, *nodes: ScriptedNode) -> None:
         """Loads what is unfinished, and goes through the rejoin with these nodes."""
         assert self.rejoin is not None
-        await self.pass_(self.load)
+        while not self.load.caught_up.is_set():
+            await self.pass_(self.load, self.transcribe)
+            self.clock.advance(1)
         await asyncio.gather(*(node.rejoin(self) for node in nodes), self.rejoin.run())
 
     def _told(self, events: Sequence[Event]) -> None:

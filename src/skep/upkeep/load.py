@@ -27,7 +27,11 @@ log = logging.getLogger(__name__)
 CHUNK = 5_000
 """Tasks of one run in one call."""
 BATCH = 1_000
-"""Runs in one pass."""
+"""Runs in one pass, or in one question to the record about them."""
+SCAN = 10_000
+"""Unloaded runs in one look: each costs the record as much as there are."""
+BEHIND_MS = 20
+"""For the record to hear of what was loaded, when it knows of nothing else."""
 NOTHING = RestoredRun([], [])
 
 
@@ -55,8 +59,6 @@ class LoadLoop(Loop):
         """When the record is asked next."""
         self._due_ms = 0
         """When the next delayed run is due; 0: never."""
-        self._look_at = BATCH
-        """How many unloaded runs the record is asked for: more than are loaded but not yet recorded so."""
         self.full = False
         """Whether runs wait in the record because the engine has as many live tasks as it may."""
         self.caught_up = asyncio.Event()
@@ -86,9 +88,8 @@ class LoadLoop(Loop):
             raise
 
     async def _wait(self, seconds: float) -> None:
-        if self._due_ms:
-            seconds = min(seconds, max(self._due_ms - self._clock.now_ms(), 1) / 1000)
-        await super()._wait(seconds)
+        next_ms = min(self._scan_ms, self._due_ms or self._scan_ms)
+        await super()._wait(min(seconds, max(next_ms - self._clock.now_ms(), 1) / 1000))
 
     async def _pass(self) -> bool:
         read_ms = self._clock.now_ms()
@@ -101,7 +102,7 @@ class LoadLoop(Loop):
 
     async def _scan(self, read_ms: int) -> None:
         self._scan_ms = read_ms + round(self.interval_s * 1000)
-        rows = await self._record.unloaded(self._engine_id, self._engine.epoch, self._look_at, read_ms)
+        rows = await self._record.unloaded(self._engine_id, self._engine.epoch, SCAN, read_ms)
         self._due_ms = await self._record.next_due_ms(self._engine_id, read_ms)
         commands = await self._record.commands(self._engine_id, self._commands)
         fresh = [row for row in rows if row.id not in self._loading]
@@ -110,13 +111,10 @@ class LoadLoop(Loop):
             if not self.full:
                 await self._load(fresh[first : first + BATCH], read_ms)
         await self._apply(commands)  # after the load: what was cancelled or paused before it does not start
-        if self.full or len(rows) < self._look_at:
-            self._look_at = BATCH
+        if self.full or len(rows) < SCAN:
             self.caught_up.set()
-        else:
-            self._scan_ms = 0  # there are more
-            if not fresh:
-                self._look_at *= 2  # behind those of which the record does not know yet that they are loaded
+        else:  # there are more, if only behind those of which the record does not know yet that they are loaded
+            self._scan_ms = 0 if fresh else read_ms + BEHIND_MS
 
     async def _load(self, rows: Sequence[RunRow], read_ms: int) -> None:
         opened: list[RunRow] = []

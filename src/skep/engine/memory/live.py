@@ -22,6 +22,10 @@ SUCCEEDED = int(TaskState.SUCCEEDED)
 FAILED = int(TaskState.FAILED)
 SKIPPED = int(TaskState.SKIPPED)
 
+NOBODY: set[int] = set()
+NO_LEASES: dict[Token, int] = {}
+"""Nothing is ever put in here: they stand for what hardly any run needs, and there may be very many small runs."""
+
 NOT_ENDED, BY_COMPLETE, BY_FAIL, BY_SNOOZE, BY_PARK, BY_RETURN = range(6)
 """How the last lease of a task ended: what tells a repeat from a latecomer."""
 
@@ -131,13 +135,13 @@ class LiveRun:
         self.met_skips: set[int] = set()
         self.resolved: dict[int, set[str]] = {}
         """Who has resolved a parked task, by the names they gave."""
-        self.parked: set[int] = set()
+        self.parked = NOBODY
         """Tasks that wait for a person, a child run or an event; not maps."""
         self.resting = False
         """Whether only its parked tasks can move it: then it is not counted as live."""
-        self.orphans: set[int] = set()
+        self.orphans = NOBODY
         """Tasks whose last attempt ran under an earlier engine and was neither adopted nor given up."""
-        self.adopted: dict[Token, int] = {}
+        self.adopted = NO_LEASES
         """The old token of an adopted lease to the number of the new one."""
         self.timed = any(shape.deadlines_ms)
         self.ended_n = 0
@@ -176,6 +180,18 @@ class LiveRun:
         family = self.children[task - self.size]
         alive = self.families.get(family.parent) is family and self.states[family.parent] == PARKED
         return alive and task - family.first < family.released
+
+    def park(self, task: int) -> None:
+        self.parked = self.parked if self.parked is not NOBODY else set()
+        self.parked.add(task)
+
+    def orphan(self, task: int) -> None:
+        self.orphans = self.orphans if self.orphans is not NOBODY else set()
+        self.orphans.add(task)
+
+    def adopt(self, old: Token, n: int) -> None:
+        self.adopted = self.adopted if self.adopted is not NO_LEASES else {}
+        self.adopted[old] = n
 
     def ready_ms(self, task: int) -> int:
         """Since when the task is ready."""

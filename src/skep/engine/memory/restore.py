@@ -58,12 +58,12 @@ class Restores(Ends):
         if state == PARKED:
             run.states[task] = PARKED
             if task not in run.families:
-                run.parked.add(task)
+                run.park(task)
         elif state == DELAYED and due_ms > self.now_ms:
             run.states[task] = DELAYED
             self.push(self.delays, due_ms, "delay", run.id, task, run.version[task])
         elif state == RUNNING:
-            run.orphans.add(task)
+            run.orphan(task)
         if task >= run.size:  # it was let out, and so were those before it
             family = run.children[task - run.size]
             family.released = max(family.released, task - family.first + 1)
@@ -162,7 +162,8 @@ class Restores(Ends):
         run.states[task] = RUNNING
         run.version[task] += 1
         run.attempts[task] = item.attempt
-        run.tokens[task] = run.adopted[first] = n
+        run.tokens[task] = n
+        run.adopt(first, n)
         run.ended_by[task] = 0
         lease = self.leases[n] = node.leases[n] = Lease(n, run, task, item.attempt, node, item.takes, item.claims)
         lease.ended = item.ended

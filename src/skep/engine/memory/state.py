@@ -129,7 +129,7 @@ class State:
     def set_parked(self, run: LiveRun, task: int) -> None:
         """The task waits for a person, a child run or an event."""
         run.states[task] = PARKED
-        run.parked.add(task)
+        run.park(task)
         self.rest(run)
 
     def unpark(self, run: LiveRun, task: int) -> None:

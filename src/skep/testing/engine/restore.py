@@ -205,7 +205,6 @@ class RestoreSuite(Suite):
         self, drive: Driver, state: TaskState, reason: str, end: tuple[int, str]
     ) -> None:
         await self.restore(drive, chain(1), RestoredTask(0, state, 1), ended=True, cancelling=reason)
-        drive.history.runs["r"].end = None
         assert await drive.command("retry", 1, tasks=(0,) if state == S.CANCELLED else ()) == (OK if reason else WRONG_STATE)
         if reason:
             await drive.work(0)
