@@ -167,9 +167,11 @@ class Server(Skep):
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests of this process that leave it as it is."""
     server = Server(tmp_path_factory.mktemp("server"), "--node", "local:cpu,ssd;cpu=8;slots=8")
-    server.begin()
-    yield server
-    server.end()
+    try:
+        server.begin()
+        yield server
+    finally:
+        server.end()
 
 
 @pytest.fixture
@@ -188,9 +190,11 @@ def server(running: Server, tmp_path: Path) -> Iterator[Server]:
 def own_server(tmp_path: Path) -> Iterator[Server]:
     """A server that a test may stop, kill and start again."""
     mine = Server(tmp_path, "--node", "local:cpu;cpu=8;slots=8")
-    mine.begin()
-    yield mine
-    mine.end()
+    try:
+        mine.begin()
+        yield mine
+    finally:
+        mine.end()
 
 
 @pytest.fixture
