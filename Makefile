@@ -25,8 +25,9 @@ demo: $(STAMP) ## watch real workflows run across three local nodes
 test: $(STAMP) ## run all tests, in parallel and in random order
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-soak: $(STAMP) ## run the long property tests (minutes)
+soak: $(STAMP) ## run the long property tests and drills (minutes)
 	$(BIN)/python -m pytest -n auto tests/engine/test_machine.py --hypothesis-profile=soak
+	SKEP_DRILL=full $(BIN)/python -m pytest -n 0 tests/recovery
 
 check: $(STAMP) ## lint, formatting, types, layers
 	$(BIN)/ruff check .
