@@ -94,6 +94,14 @@ class Skep:
                 continue
         return found
 
+    def sweep(self) -> None:
+        """Kills all of them."""
+        for process in self.processes():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+
 
 def until(condition: Callable[[], object], seconds: float = 20) -> float:
     """Waits for the condition; answers how long it took."""
@@ -108,8 +116,7 @@ def until(condition: Callable[[], object], seconds: float = 20) -> float:
 def skep(tmp_path: Path) -> Iterator[Skep]:
     runner = Skep(tmp_path)
     yield runner
-    for leftover in runner.processes():
-        leftover.kill()
+    runner.sweep()
     for process in runner.started:
         process.communicate()
 
@@ -144,8 +151,7 @@ class Server(Skep):
         self.up.wait()
 
     def end(self) -> None:
-        for process in self.processes():
-            process.kill()
+        self.sweep()
         for started in self.started:
             started.communicate()
 
@@ -180,8 +186,7 @@ def server(running: Server, tmp_path: Path) -> Iterator[Server]:
     mine = Server(tmp_path)
     mine.home, mine.env = running.home, {**mine.env, "SKEP_HOME": str(running.home)}
     yield mine
-    for leftover in mine.processes():
-        leftover.kill()
+    mine.sweep()
     for process in mine.started:
         process.communicate()
 
