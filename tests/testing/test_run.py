@@ -411,3 +411,10 @@ def test_a_request_without_a_stub_fails() -> None:
     view = run(flow)
     assert view.tasks[0].error["type"] == "Stub"
     assert "commands and requests are not made in a test" in view.tasks[0].error["message"]
+
+
+def test_what_waits_for_somebody_says_for_whom() -> None:
+    tasks = {"ask": {"approval": {"message": "Go?"}}, "hear": {"wait_for": {"event": "go"}}}
+    with pytest.raises(TimeoutError) as caught:
+        run(build_workflow({"name": "w", "tasks": tasks}), limit="1d")
+    assert "ask (waits for a person: give it a stub), hear (waits for an event: give it a stub)" in str(caught.value)

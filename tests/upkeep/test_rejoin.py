@@ -243,3 +243,21 @@ async def test_many_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> No
     assert view.state == "succeeded"
     assert {task.attempts for task in view.tasks} == {1}
     assert {TaskState[task.state.upper()] for task in view.tasks} == {TaskState.SUCCEEDED}
+
+
+async def test_a_cancel_outlives_any_number_of_servers(stage: Stage) -> None:
+    """The next record says that the run is being cancelled in the same breath as that it is loaded."""
+    node = await stage.node(script={"a": HOLD})
+    node.deaf = True
+    run = await stage.submit(CHAIN)
+    await stage.go()
+    await stage.hub.runs.cancel(run, "enough")
+    await stage.pass_(stage.transcribe)
+    second = await stage.reopened()
+    await second.pass_(second.load)
+    (loaded,) = [event for event in await second.engine.events(0, 100) if event.kind == "loaded"]
+    await second.record.transcribe("engine", second.engine.epoch, 0, (await second.engine.events(0, 100))[: loaded.n])
+    third = await second.reopened()
+    await third.take_up()
+    await third.go(1_000)
+    assert await third.end(run) == ("cancelled", "enough")

@@ -2,7 +2,7 @@
 
 | kind | of | says |
 |---|---|---|
-| loaded | run | the engine knows the run; `count` tasks |
+| loaded | run | the engine knows the run; `count` tasks; `state` and `reason` if it is being cancelled |
 | paused, resumed, cancelling | run | the flag was set; `reason`, `command` |
 | ended | run | `state` succeeded, failed or cancelled; `reason` |
 | ready | tasks | `tasks` may start |

@@ -322,7 +322,8 @@ def _reset(changes: Changes, event: Event, _: Event) -> None:
 
 def _loaded(changes: Changes, event: Event, _: Event) -> None:
     run = changes.run(event)
-    run.loaded, run.state, run.reason, run.finished_ms = changes.epoch, int(RunState.RUNNING), "", 0
+    state = event.state if event.state >= 0 else int(RunState.RUNNING)
+    run.loaded, run.state, run.reason, run.finished_ms = changes.epoch, state, event.reason, 0
     run.started_ms = run.started_ms or event.at_ms
     run.task_count = max(run.task_count, event.count)
 

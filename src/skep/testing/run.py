@@ -12,7 +12,7 @@ import msgspec
 
 from skep.errors import RefusedError, SpecError
 from skep.model.node import NodeInfo
-from skep.model.run import MAX_TASKS, RunView
+from skep.model.run import MAX_TASKS, RunView, TaskView
 from skep.model.spec import PARKED, TaskSpec, WorkflowSpec
 from skep.model.state import TaskState
 from skep.model.units import format_duration, parse_duration_ms
@@ -179,6 +179,14 @@ def all_round(spec: WorkflowSpec) -> NodeInfo:
 
 
 def _unfinished(view: RunView, limit_ms: int) -> str:
-    left = [f"{task.name} ({task.state})" for task in view.tasks if not TaskState[task.state.upper()].ended]
+    left = [f"{task.name} ({_standing(task)})" for task in view.tasks if not TaskState[task.state.upper()].ended]
     shown = ", ".join(left[:10]) + (f" and {len(left) - 10} more" if len(left) > 10 else "")
     return f"the run has not ended after {format_duration(limit_ms)} of virtual time; unfinished: {shown}"
+
+
+def _standing(task: TaskView) -> str:
+    """Its state; for what is parked, for whom it waits."""
+    waits = {"approval": "waits for a person", "event": "waits for an event", "child": "waits for its child run"}
+    if task.state == TaskState.PARKED.label and task.reason in waits:
+        return f"{waits[task.reason]}: give it a stub"
+    return task.state
