@@ -39,8 +39,9 @@ def test_a_watch_goes_on_over_a_crash_without_gap_or_repeat(own_server: Any, wai
     wait(lambda: any("one on local" in line for line in lines))
     server.kill()
     wait(lambda: any("server is away" in line for line in lines))
-    server.file("go", "")
     server.begin()
+    wait(lambda: any("server is back" in line for line in lines))
+    server.file("go", "")
     wait(lambda: any("waits for an approval" in line for line in lines))
     server("approve", run)
     assert process.wait(timeout=30) == 0

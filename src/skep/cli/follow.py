@@ -156,14 +156,16 @@ class Feed:
 
     def _bring_events(self) -> None:
         place, last, pause_s = (0, 0), "", AGAIN_S
+        client = Client(self._home)
         try:
             while True:
                 try:
-                    for told in Client(self._home).runs.events(self._run, after=place, follow=True):
+                    client.insight.status()
+                    self.away = False
+                    for told in client.runs.events(self._run, after=place, follow=True):
                         place, last, pause_s = (told.epoch, told.event.n), told.event.kind, AGAIN_S
                         told.event.run = self._run
                         self._events.append(told.event)
-                        self.away = False
                     if last == "ended":
                         return
                 except UnreachableError:
