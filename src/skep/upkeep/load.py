@@ -88,8 +88,8 @@ class LoadLoop(Loop):
             raise
 
     async def _wait(self, seconds: float) -> None:
-        next_ms = min(self._scan_ms, self._due_ms or self._scan_ms)
-        await super()._wait(min(seconds, max(next_ms - self._clock.now_ms(), 1) / 1000))
+        now_ms = self._clock.now_ms()
+        await super()._wait(min([seconds, *((ms - now_ms) / 1000 for ms in (self._scan_ms, self._due_ms) if ms > now_ms)]))
 
     async def _pass(self) -> bool:
         read_ms = self._clock.now_ms()
