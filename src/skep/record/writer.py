@@ -14,6 +14,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
@@ -31,8 +32,10 @@ GROUP_CALLS: Final = 1_000
 """Calls in one transaction at most."""
 QUICK_MS: Final = 1.0
 """Commits that take less, on the average, do not hold up an event loop."""
-IDLE_S: Final = 0.0005
-"""Since the last small call, before a process counts as idle: one that is busy makes thousands a second."""
+FEW_CALLS: Final = 4
+"""Small calls that one request of somebody who is alone makes: it is accepted, recorded, and looked at."""
+IDLE_S: Final = 0.001
+"""In which a process that has nothing else to do makes no more of them; one that is busy makes thousands a second."""
 TRIES: Final = 4
 """How often a transaction is begun before a lock held by another process counts as an error; each waits the busy time-out."""
 
@@ -74,8 +77,8 @@ class Writer:
         self._turn = threading.Lock()  # around a transaction, when two threads may make them
         self._open = self._given_up = False
         self._thread: threading.Thread | None = None
-        self._asked = 0.0
-        """When a small call was last made."""
+        self._asked = deque([0.0] * FEW_CALLS, maxlen=FEW_CALLS)
+        """When the last small calls were made."""
         self.calls = 0
         self.commits = 0
         self.commit_ms = 0.0
@@ -142,13 +145,15 @@ class Writer:
     def idle(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether this process seems to have nothing else to do than the small call that asks.
 
-        asyncio's loop shows what is ready to run; of another loop, as uvloop's, it is guessed from how long nobody asked.
+        asyncio's loop shows what is ready to run; of another loop, as uvloop's, it is guessed from how few asked.
         """
         ready = getattr(loop, "_ready", None)
         if ready is not None:
             return len(ready) <= 1
-        before, self._asked = self._asked, time.perf_counter()
-        return self._asked - before > IDLE_S
+        now = time.perf_counter()
+        before = self._asked[0]
+        self._asked.append(now)
+        return now - before > IDLE_S
 
     def _at_once(self, call: Callable[[Transaction], T]) -> _Answer | None:
         """One call in a transaction on this thread; None when the writer is at work, or another process has the lock."""

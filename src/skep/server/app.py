@@ -16,7 +16,7 @@ from skep.server.routes import definitions, fleet, insight, runs, tasks
 
 def make_app(hub: Hub, more: list[BaseRoute]) -> Starlette:
     """`more`: routes that are not the hub's, as the link of nodes."""
-    routes = [*tasks.ROUTES, *runs.ROUTES, *fleet.ROUTES, *definitions.ROUTES, *insight.ROUTES, *more]
+    routes = [*runs.OFTEN, *tasks.ROUTES, *runs.ROUTES, *fleet.ROUTES, *definitions.ROUTES, *insight.ROUTES, *more]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _unknown})
     app.state.hub = hub
     return app

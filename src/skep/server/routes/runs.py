@@ -229,9 +229,9 @@ async def bulk(request: Request) -> Response:
     return answer(await hub_of(request).runs.bulk(verb, wanted, reason=given.reason, limit=limit))
 
 
+OFTEN = [Route(RUNS, told(submit), methods=["POST"]), Route(RUNS, told(list_runs), methods=["GET"])]
+"""Looked at first: routes are tried one after the other."""
 ROUTES = [
-    Route(RUNS, told(submit), methods=["POST"]),
-    Route(RUNS, told(list_runs), methods=["GET"]),
     Route(f"{RUNS}/{{verb:str}}", told(bulk), methods=["POST"]),
     Route(f"{RUNS}/{{run:str}}", told(get), methods=["GET"]),
     Route(f"{RUNS}/{{run:str}}/view", told(view), methods=["GET"]),
