@@ -207,10 +207,9 @@ async def test_a_large_run_comes_back_in_chunks(stage: Stage, monkeypatch: pytes
 
 
 async def test_more_runs_than_are_looked_at_in_one_scan_come_back(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "BATCH", 3)
+    monkeypatch.setattr(load, "SCAN", 3)
     await stage.hub.runs.submit_many(workflow({"a": RUN}), [{}] * 20)
     after = await stage.reopened()
-    after.load._look_at = 3
     await after.take_up()
     assert after.load.caught_up.is_set()
     assert len(after.load.live) == 20
@@ -295,3 +294,19 @@ async def test_a_decision_ends_the_wait(stage: Stage, approve: bool, restart: bo
         assert view.tasks[0].error["type"] == "Rejected"
         assert view.tasks[0].error["message"] == "rejected by ann: well"
     assert view.state == ("succeeded" if approve else "failed")
+
+
+async def test_a_child_run_is_loaded_though_no_more_fits(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent may be what keeps the others out."""
+    monkeypatch.setattr("skep.engine.memory.runs.MAX_TASKS", 2)
+    await stage.node(script={"a": HOLD})
+    parent = await stage.submit({"a": RUN, "b": RUN | {"needs": "a"}})
+    await stage.go()
+    other = await stage.submit({"c": RUN})
+    await stage.go()
+    assert stage.load.full
+    row = await stage.record.run(parent)
+    child = await stage.hub.runs.submit(workflow({"d": RUN}), parent=row, parent_task=0)
+    await stage.go()
+    assert await stage.end(child) == ("succeeded", None)
+    assert (await stage.end(other))[0] == "queued"

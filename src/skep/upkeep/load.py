@@ -108,8 +108,7 @@ class LoadLoop(Loop):
         fresh = [row for row in rows if row.id not in self._loading]
         self.full = False
         for first in range(0, len(fresh), BATCH):
-            if not self.full:
-                await self._load(fresh[first : first + BATCH], read_ms)
+            await self._load(fresh[first : first + BATCH], read_ms)
         await self._apply(commands)  # after the load: what was cancelled or paused before it does not start
         if self.full or len(rows) < SCAN:
             self.caught_up.set()
@@ -121,6 +120,8 @@ class LoadLoop(Loop):
         known = [row.id for row in rows if row.loaded or row.started_ms]
         restored = await self._record.restore(known) if known else {}
         for row in rows:
+            if self.full and row.parent is None:
+                continue  # the next scan finds it again, in its turn; child runs load all the same, since others wait for them
             try:
                 run = await self._catalog.take(row)
             except (NotFoundError, SpecError) as error:
@@ -137,7 +138,6 @@ class LoadLoop(Loop):
                 self.live.add(row.id)
             elif answer == FULL:
                 self.full = True
-                break  # the next scan finds it again, in its turn
         if opened:
             await self._engine.open([row.id for row in opened])
 
