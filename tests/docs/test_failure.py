@@ -53,7 +53,7 @@ WRONG = {
     "wrong type": ("{a: {run: x, timeout: soon}}", "tasks.a.timeout: 'soon' is not a duration"),
     "unknown key": ("{a: {run: x, retires: 1}}", "tasks.a.retires: a task has no such key; did you mean 'retries'?"),
     "two executors": ("{a: {run: x, python: 'm:f'}}", "found `run` and `python`, expected exactly one executor"),
-    "no executor": ("{a: {needs: []}}", "says nothing to do, expected `run`, `python`, `http`, `approval`, `uses` or `wait_for`"),
+    "no executor": ("{a: {needs: []}}", "says nothing to do, expected `run`, `python`, `http`, `approval`, `uses`"),
     "planned executor": ("{a: {agent: reviewer}}", "this version does not run `agent` tasks yet"),
     "no expression": ("{a: {run: x, when: '1 +'}}", "tasks.a.when: expected an expression"),
     "no whitelist": ("{a: {run: x, when: '[x for x in [1]]'}}", "ListComp is not available, at column 1"),

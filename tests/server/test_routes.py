@@ -286,13 +286,14 @@ def test_definitions_have_versions(client: Client) -> None:
         client.definitions.get("stored")
 
 
-def test_schedules_fire(client: Client) -> None:
-    made = client.schedules.put("often", {"every": "1s", "spec": flow("ticked", a={"run": "true"})})
+def test_schedules_fire(client: Client, tmp_path: Path) -> None:
+    made = client.schedules.put("often", {"every": "1s", "spec": flow("ticked", a={"run": "pwd"}), "base": str(tmp_path)})
     assert made.next_ms is not None
     _until(lambda: client.runs.list(Filter(schedule="often", state=["succeeded"])).runs)
     assert client.schedules.pause("often").paused
     fired = client.schedules.fire("often")
     assert client.runs.wait(fired.id, 20).state == "succeeded"
+    assert client.runs.view(fired.id).output == {"a": str(tmp_path)}
     assert client.schedules.remove("often")
     with pytest.raises(SpecError, match="never"):
         client.schedules.put("no", {"cron": "0 0 30 2 *", "spec": flow(a=ECHO)})
@@ -306,6 +307,8 @@ def test_status_and_health(client: Client, raw: Any) -> None:
     status = client.insight.status()
     assert (status.state, status.data) == ("ready", str(client.home))
     assert client.queue.stats().slots == 8
+    (node,) = client.nodes.list()
+    assert node.beat_ms is not None
 
 
 def test_a_backup_while_work_goes_on(client: Client, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,9 +101,9 @@ def put(
 
             target = find_target(file)
             warn(target)
-            options["spec"] = target.plan.spec
+            options["spec"], options["base"] = target.plan.spec, str(target.base)
         else:
-            options["workflow"] = workflow
+            options["workflow"], options["base"] = workflow, os.getcwd()
         put = client.schedules.put(name, {key: value for key, value in options.items() if value is not None}, namespace)
         if json:
             remote.document(put)

@@ -145,6 +145,7 @@ _OPTIONS: Final = Table(
     Field("inputs", "inputs", Kind(_parse_inputs, {"type": "object"}), "Inputs of each run."),
     Field("priority", "priority", kinds.PRIORITY, "Priority of each run."),
     Field("labels", "labels", kinds.TEXTS, "Labels of each run."),
+    Field("base", "base", kinds.TEXT, "Where relative paths of its tasks start."),
 )
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from skep.clock import Clock
 from skep.engine.protocol import Engine
 from skep.errors import NotFoundError
-from skep.model.event import Event
 from skep.model.node import LiveNode
 from skep.model.views import NodeView
 from skep.record.protocol import NodeRow, Record
@@ -17,32 +15,29 @@ from skep.record.protocol import NodeRow, Record
 class Nodes:
     """The noun of the hub."""
 
-    def __init__(self, engine: Engine, record: Record, clock: Clock, engine_id: str) -> None:
+    def __init__(self, engine: Engine, record: Record, clock: Clock, engine_id: str, heard: Mapping[str, int]) -> None:
+        """`heard`: when each node last gave a sign of life."""
         self._engine = engine
         self._record = record
         self._clock = clock
         self._engine_id = engine_id
+        self._heard = heard
         self._draining: set[str] = set()
         """Nodes that shall drain, whether they are there or not."""
-        self._asked: set[asyncio.Task[object]] = set()
 
     async def open(self) -> None:
         """Takes up what was wanted before."""
         self._draining = {row.id for row in await self._record.nodes(self._engine_id) if row.draining}
 
-    def told(self, events: Sequence[Event]) -> None:
-        """A node that shall drain goes on draining when it comes back."""
-        for event in events:
-            if event.kind == "registered" and event.node in self._draining:
-                task = asyncio.get_running_loop().create_task(self._engine.drain([event.node], True))
-                self._asked.add(task)
-                task.add_done_callback(self._asked.discard)
+    def wants_drain(self, node: str) -> bool:
+        """Whether it shall take nothing new, also when it comes back."""
+        return node in self._draining
 
     async def list(self, *, all: bool = False) -> list[NodeView]:
         """Those that are there, by name; `all`: also those that left or were lost."""
         live = {node.info.id: node for node in await self._engine.nodes()}
         recorded = {row.id: row for row in await self._record.nodes(self._engine_id)}
-        views = [_live(node) for node in live.values()]
+        views = [_live(node, self._heard.get(id)) for id, node in live.items()]
         if all:
             views += [_gone(row) for id, row in recorded.items() if id not in live]
         return sorted(views, key=lambda view: view.id)
@@ -65,7 +60,7 @@ class Nodes:
         return await self.get(node)
 
 
-def _live(node: LiveNode) -> NodeView:
+def _live(node: LiveNode, beat_ms: int | None) -> NodeView:
     info, free = node.info, node.free
     return NodeView(
         id=info.id,
@@ -83,6 +78,7 @@ def _live(node: LiveNode) -> NodeView:
         vram=info.vram,
         vram_free=free["vram"],
         running=node.leases,
+        beat_ms=beat_ms,
         version=info.version or None,
         pid=info.pid or None,
     )

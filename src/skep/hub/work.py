@@ -10,6 +10,7 @@ import msgspec
 
 from skep.clock import Clock
 from skep.engine.protocol import (
+    OK,
     SUPERSEDED,
     Answer,
     Ask,
@@ -68,6 +69,10 @@ class Work:
         self._recorded: list[Callable[[int], None]] = []
         self._shown: dict[str, dict[int, Progress]] = {}
         self._shown_count = 0
+        self.heard: dict[str, int] = {}
+        """When each node last gave a sign of life."""
+        self.wants_drain: Callable[[str], bool] = lambda node: False
+        """Whether a node that joins shall take nothing."""
         self.on_progress: Callable[[Sequence[Progress]], None] = lambda items: None
         self.on_log: Callable[[Sequence[LogChunk]], None] = lambda chunks: None
 
@@ -79,6 +84,10 @@ class Work:
 
     async def register(self, info: NodeInfo, *, beats: bool) -> Answer:
         (answer,) = await self._engine.register([Register(info, beats)])
+        if answer == OK:
+            self.heard[info.id] = self._clock.now_ms()
+            if self.wants_drain(info.id):
+                await self._engine.drain([info.id], True)  # in the same breath: nothing is placed there in between
         return answer
 
     async def knows(self, node: str, incarnation: int) -> bool:
@@ -102,6 +111,8 @@ class Work:
 
     async def beat(self, beat: Beat) -> Answer:
         (answer,) = await self._engine.beat([beat])
+        if answer == OK:
+            self.heard[beat.node] = self._clock.now_ms()
         return answer
 
     async def drain(self, node: str, on: bool = True) -> Answer:
@@ -109,6 +120,7 @@ class Work:
         return answer
 
     async def retire(self, node: str, incarnation: int, *, lost: bool = False) -> None:
+        self.heard.pop(node, None)
         await self._engine.retire([(node, incarnation)], lost=lost)
 
     # -- taking and reporting

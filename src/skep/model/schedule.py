@@ -32,6 +32,8 @@ class ScheduleSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     inputs: dict[str, Any] = {}
     priority: int = 0
     labels: dict[str, str] = {}
+    base: str = ""
+    """Where relative paths of its tasks start, on nodes of the machine where it was made."""
 
 
 class ScheduleView(msgspec.Struct, kw_only=True):

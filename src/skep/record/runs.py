@@ -136,7 +136,8 @@ def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> Co
         made, state = numbered(tx, run, verb, data, at_ms)
         if verb == "retry" and state.ended:
             # Unfinished and unloaded again, or no server would ever come upon the command.
-            sql = "UPDATE runs SET state = ?, reason = '', loaded = 0, finished_ms = 0 WHERE id = ?"
+            # Its time limit counted from when it was accepted, and is over or means nothing any more.
+            sql = "UPDATE runs SET state = ?, reason = '', loaded = 0, finished_ms = 0, timeout_ms = 0 WHERE id = ?"
             tx.run(sql, int(RunState.QUEUED), run)
         elif verb == "cancel":
             # Due at once: it is loaded only to be ended, or it would be cancelled on the day that it was to begin.

@@ -51,6 +51,7 @@ class Submit(Protocol):
         priority: int,
         labels: Mapping[str, str] | None,
         schedule: str,
+        base: str,
     ) -> str: ...
 
 
@@ -202,4 +203,5 @@ class ScheduleLoop(Loop):
             priority=spec.priority,
             labels={**spec.labels, LABEL: row.name},
             schedule=row.name,
+            base=spec.base,
         )

@@ -104,7 +104,8 @@ class Server:
         alive = listed(self.home)
         rejoin = Rejoin(engine, parts.load, parts.place, parts.work.report, [node.id for node in alive])
         parts.work.presenter = rejoin
-        nodes = Nodes(engine, self.record, self._clock, ENGINE_ID)
+        nodes = Nodes(engine, self.record, self._clock, ENGINE_ID, parts.work.heard)
+        parts.work.wants_drain = nodes.wants_drain
         queue = Queue(engine, self.record, parts.load, parts.place, self._clock)
         definitions = Definitions(self.record, self._clock)
         insight = Insight(engine, self.record, self._clock, ENGINE_ID, self.home, PROTOCOL)
@@ -124,14 +125,15 @@ class Server:
             feed=parts.feed,
             clock=self._clock,
         )
-        parts.tellers += [nodes.told, schedule.told]
+        parts.tellers.append(schedule.told)
         await nodes.open()
         await queue.open()
         self._loops = [*parts.loops, parts.waits, schedule, prune]
         self._watch.over([*parts.loops, parts.waits])
         self._watch.over([schedule, prune], vital=False)
         for loop in parts.loops:
-            loop.start()
+            if loop is not parts.reap:
+                loop.start()
         self.links = Links(parts.work)
         self._listener = Listener(make_app(self.hub, self.links.routes), socket_path(self.home), MAX_MESSAGE)
         await self._listener.start()
@@ -140,11 +142,13 @@ class Server:
         self._start_nodes(alive)
 
     async def _rejoin(self, parts: Parts, rejoin: Rejoin) -> None:
-        """What waits for all runs to be loaded."""
+        """What waits for all runs to be loaded. Time limits come after the outcomes that nodes bring: those were earlier."""
         await parts.load.caught_up.wait()
         for loop in self._loops:
-            loop.start()  # those that run already go on
+            if loop is not parts.reap:
+                loop.start()  # those that run already go on
         await rejoin.run()
+        parts.reap.start()
         if self.hub.insight.state == "rejoin":
             self.hub.insight.state = "ready"
 
