@@ -112,7 +112,7 @@ def fill(home: Path, count: int) -> None:
         up.start()
         run = up.client.runs.submit(workflow([()]), wait_s=10)
     record = sqlite3.connect(home / RECORD_FILE)
-    columns = [name for _, name, *_ in record.execute("PRAGMA table_info(runs)")]
+    columns = [name for _, name, *_ in record.execute("PRAGMA table_info(runs)") if name != "seq"]
     values = {
         "id": "printf('%08x-0000-7000-8000-%012x', n, n)",
         "accepted_ms": "accepted_ms - n * 60000",
