@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from skep.version import VERSION
 
 if TYPE_CHECKING:
+    from skep.client import Client
     from skep.errors import NotFoundError, RefusedError, RunFailedError, SkepError, SpecError, WrongStateError
     from skep.sdk.calls import approval, http, uses, wait_for
     from skep.sdk.context import context
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 __all__ = [
+    "Client",
     "NotFoundError",
     "RefusedError",
     "RunFailedError",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Client": "skep.client",
     "approval": "skep.sdk.calls",
     "http": "skep.sdk.calls",
     "uses": "skep.sdk.calls",

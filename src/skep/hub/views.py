@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import msgspec
 
-from skep.errors import NotFoundError, RefusedError, RunFailedError
+from skep.errors import NotFoundError, RefusedError
 from skep.flow.decide import Facts, Upstream, run_output
 from skep.flow.evaluation import ExpressionError
 from skep.flow.plan import Plan
-from skep.model.node import ErrorInfo, artifact_of, failure
-from skep.model.run import RunView, TaskView
+from skep.model.node import artifact_of, failure
+from skep.model.run import RunView, TaskView, failure_of
 from skep.model.state import RunState, TaskState
 from skep.model.views import RunSummary, TaskList
 from skep.record.protocol import Expansion, Record, RunRow, TaskRow
@@ -297,16 +297,3 @@ def _errors(view: RunView, expansions: Sequence[Expansion]) -> dict[int, dict[st
                 (found[task] for task in range(at.first, at.first + at.count) if task in found), found[at.parent]
             )
     return {task: {"type": error["type"], "message": error["message"]} for task, error in found.items()}
-
-
-def failure_of(view: RunView) -> RunFailedError:
-    """The error for a run that did not succeed: its failed tasks with their remote tracebacks."""
-    failures = []
-    for task in view.tasks:
-        if task.state == "failed":
-            error = msgspec.convert(task.error, ErrorInfo) if task.error else None
-            trouble = f"{error.type}: {error.message}" if error else task.reason or "failed"
-            if error is not None and error.traceback:
-                trouble += "\n" + error.traceback.rstrip()
-            failures.append((task.name, trouble))
-    return RunFailedError(view.id, view.state, view.reason, failures)

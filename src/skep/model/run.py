@@ -8,6 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from skep.errors import RunFailedError
+
 MAX_TASKS = 200_000
 """Tasks in one run, map children included; and live tasks in one engine."""
 
@@ -170,3 +172,16 @@ class RunView(msgspec.Struct):
     started_ms: int | None = None
     finished_ms: int | None = None
     tasks: list[TaskView] = []
+
+
+def failure_of(view: RunView) -> RunFailedError:
+    """The error for a run that did not succeed: its failed tasks with their remote tracebacks."""
+    failures = []
+    for task in view.tasks:
+        if task.state == "failed":
+            error = task.error or {}
+            trouble = f"{error['type']}: {error['message']}" if error else task.reason or "failed"
+            if error.get("traceback"):
+                trouble += "\n" + error["traceback"].rstrip()
+            failures.append((task.name, trouble))
+    return RunFailedError(view.id, view.state, view.reason, failures)

@@ -1,0 +1,155 @@
+"""The other nouns of the hub, as a client sees them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from skep.client.wire import API, Wire, run_path
+from skep.ids import new_id
+from skep.model.run import TaskView
+from skep.model.schedule import ScheduleView
+from skep.model.spec import WorkflowSpec
+from skep.model.views import DefinitionView, NodeView, QueueStats, RunSummary, ServerStatus
+from skep.model.wait import WaitView
+
+
+class Tasks:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def get(self, run: str, task: str) -> TaskView:
+        """One task with its output and history."""
+        return self._wire.ask(TaskView, "GET", run_path(run, "tasks", task))
+
+    def waits(self, *, kind: str | None = None, run: str | None = None, namespace: str | None = None) -> list[WaitView]:
+        """What parked tasks wait for; `kind`: approval, child or event."""
+        query = {"kind": kind, "run": run, "namespace": namespace}
+        return self._wire.ask(list[WaitView], "GET", f"{API}/waits", query=query)
+
+    def approve(self, run: str, task: str, *, by: str, comment: str = "", data: Any = None) -> TaskView:
+        return self._decide(run, task, "approve", by, comment, data)
+
+    def reject(self, run: str, task: str, *, by: str, comment: str = "", data: Any = None) -> TaskView:
+        return self._decide(run, task, "reject", by, comment, data)
+
+    def _decide(self, run: str, task: str, verb: str, by: str, comment: str, data: Any) -> TaskView:
+        body = {"by": by, "comment": comment, "data": data}
+        return self._wire.ask(TaskView, "POST", run_path(run, "tasks", task, verb), body=body)
+
+
+class Nodes:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def list(self, *, all: bool = False) -> list[NodeView]:
+        """Those that are there; `all`: also those that left or were lost."""
+        return self._wire.ask(list[NodeView], "GET", f"{API}/workers", query={"all": all})
+
+    def drain(self, node: str, on: bool = True) -> NodeView:
+        """Gives it nothing new; what runs there ends. `on` False: takes that back."""
+        path = f"{API}/workers/{quote(node, safe='')}/drain"
+        return self._wire.ask(NodeView, "POST", path, body={"on": on})
+
+
+class Queue:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def stats(self, namespace: str | None = None) -> QueueStats:
+        return self._wire.ask(QueueStats, "GET", f"{API}/queue/stats", query={"namespace": namespace})
+
+    def pause(self, namespace: str | None = None) -> QueueStats:
+        """Starts nothing new, in one namespace or all; what runs goes on."""
+        return self._wire.ask(QueueStats, "POST", f"{API}/queue/pause", body={"namespace": namespace})
+
+    def resume(self, namespace: str | None = None) -> QueueStats:
+        return self._wire.ask(QueueStats, "POST", f"{API}/queue/resume", body={"namespace": namespace})
+
+
+class Definitions:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def put(self, spec: WorkflowSpec, note: str = "") -> DefinitionView:
+        """Stores the next version; the last one again when nothing has changed."""
+        return self._wire.ask(DefinitionView, "POST", f"{API}/definitions", body={"spec": spec, "note": note})
+
+    def list(self, name: str | None = None, namespace: str | None = None) -> list[DefinitionView]:
+        """The newest version of each; with a name all versions of it."""
+        return self._wire.ask(list[DefinitionView], "GET", f"{API}/definitions", query={"name": name, "namespace": namespace})
+
+    def get(self, name: str, version: int = 0, namespace: str | None = None) -> DefinitionView:
+        """With its source; `version` 0: the newest."""
+        path = f"{API}/definitions/{quote(name, safe='')}"
+        return self._wire.ask(DefinitionView, "GET", path, query={"version": version or None, "namespace": namespace})
+
+    def remove(self, name: str, namespace: str | None = None) -> int:
+        """All versions; answers how many."""
+        path = f"{API}/definitions/{quote(name, safe='')}"
+        return self._wire.ask(int, "DELETE", path, query={"namespace": namespace})
+
+
+class Schedules:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def put(self, name: str, options: Mapping[str, Any], namespace: str | None = None) -> ScheduleView:
+        """`options`: what `skep.flow.timetable.build_schedule` takes, with `spec` (a `WorkflowSpec`) or `workflow` (a name)."""
+        body = {"name": name, "namespace": namespace, **options}
+        return self._wire.ask(ScheduleView, "POST", f"{API}/schedules", body=body)
+
+    def list(self, namespace: str | None = None) -> list[ScheduleView]:
+        return self._wire.ask(list[ScheduleView], "GET", f"{API}/schedules", query={"namespace": namespace})
+
+    def get(self, name: str, namespace: str | None = None) -> ScheduleView:
+        return self._wire.ask(ScheduleView, "GET", self._path(name), query={"namespace": namespace})
+
+    def remove(self, name: str, namespace: str | None = None) -> bool:
+        return self._wire.ask(bool, "DELETE", self._path(name), query={"namespace": namespace})
+
+    def pause(self, name: str, namespace: str | None = None) -> ScheduleView:
+        return self._wire.ask(ScheduleView, "POST", f"{self._path(name)}/pause", query={"namespace": namespace}, body={})
+
+    def resume(self, name: str, namespace: str | None = None) -> ScheduleView:
+        return self._wire.ask(ScheduleView, "POST", f"{self._path(name)}/resume", query={"namespace": namespace}, body={})
+
+    def fire(self, name: str, namespace: str | None = None) -> RunSummary:
+        """Starts a run of it now, beside its times."""
+        body = {"id": new_id(time.time_ns() // 1_000_000)}
+        return self._wire.ask(RunSummary, "POST", f"{self._path(name)}/fire", query={"namespace": namespace}, body=body)
+
+    def _path(self, name: str) -> str:
+        return f"{API}/schedules/{quote(name, safe='')}"
+
+
+class Events:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def send(self, name: str, key: str = "", data: Any = None, *, namespace: str | None = None, id: str | None = None) -> str:
+        """Sends an event to the tasks that `wait_for` it, now or later; answers its id."""
+        body = {
+            "id": id or new_id(time.time_ns() // 1_000_000),
+            "name": name,
+            "key": key,
+            "data": data,
+            "namespace": namespace,
+        }
+        return self._wire.ask(str, "POST", f"{API}/events", body=body)
+
+
+class Insight:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def status(self) -> ServerStatus:
+        return self._wire.ask(ServerStatus, "GET", "/status")
+
+    def backup(self, target: str | Path) -> dict[str, Any]:
+        """Writes a copy of the record to a new folder on the server's machine, while work goes on."""
+        body = {"target": str(Path(target).absolute())}
+        return self._wire.ask(dict[str, Any], "POST", f"{API}/backup", body=body, patience_s=3_600)
