@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,15 +12,15 @@ from skep.clock import Clock
 from skep.errors import RefusedError, SkepError, SpecError, WrongStateError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.hub.feed import Feed
-from skep.hub.views import Names, Views, summary_of
+from skep.hub.streams import Streams
+from skep.hub.views import Names, summary_of
 from skep.ids import new_id
 from skep.model.encode import encode
-from skep.model.event import Event
-from skep.model.node import LogChunk, Progress
-from skep.model.run import RunView, Token
+from skep.model.node import Progress
+from skep.model.run import RunView
 from skep.model.spec import WorkflowSpec
 from skep.model.state import RunState
-from skep.model.views import Bulk, LogLine, RunList, RunSummary, TaskList
+from skep.model.views import Bulk, RunList, RunSummary, TaskList
 from skep.record.protocol import Accepted, NewRun, Record, RunFilter, RunRow
 from skep.upkeep.catalog import Catalog
 from skep.upkeep.load import LoadLoop
@@ -28,11 +28,9 @@ from skep.upkeep.load import LoadLoop
 MAX_INPUTS: Final = 8 * 1024 * 1024
 """Bytes of JSON that a run's inputs may have."""
 PAGE: Final = 1_000
-"""Events or chunks of logs read at once."""
+"""Runs read at once."""
 LOOKS: Final = 10
 """The record looks at a few thousand runs at a time; for one page it is asked so often."""
-QUIET_S: Final = 10.0
-"""A stream with nothing to tell says so now and then, so that a dead one is told from a quiet one."""
 VERBS: Final = {
     "cancel": (RunState.QUEUED, RunState.RUNNING),
     "pause": (RunState.QUEUED, RunState.RUNNING),
@@ -42,17 +40,13 @@ VERBS: Final = {
 """Commands, and the runs that a command to many means."""
 
 
-class Runs:
+class Runs(Streams):
     """The noun of the hub."""
 
     def __init__(self, record: Record, catalog: Catalog, load: LoadLoop, feed: Feed, clock: Clock, engine_id: str) -> None:
-        self._record = record
-        self._catalog = catalog
-        self._load = load
-        self._feed = feed
+        super().__init__(record, catalog, load, feed)
         self._clock = clock
         self._engine_id = engine_id
-        self._views = Views(record, catalog)
         self._plans: dict[int, Plan] = {}
         self.progress_of: Callable[[str], Mapping[int, Progress]] = lambda run: {}
         """How far the running tasks of a run say they are, by index: what the door for nodes keeps."""
@@ -254,62 +248,6 @@ class Runs:
         """The canonical JSON of its workflow. Raises NotFoundError."""
         return await self._record.definition((await self._record.run(run)).digest)
 
-    # -- streams
-
-    async def events(self, run: str, after: Token, *, follow: bool) -> AsyncIterator[Sequence[tuple[Token, Event]]]:
-        """Its recorded events above a place, in order, without gap or repeat, a batch at a time; with `follow` until
-        the run has ended. An empty batch now and then while there is nothing to tell."""
-        ended = not follow
-        with self._feed.watching(run) as stirred:
-            while True:
-                stirred.clear()
-                found = await self._record.events(run, after, PAGE)
-                if found:
-                    after = found[-1][0]
-                    yield found
-                if len(found) == PAGE:
-                    continue
-                if ended:
-                    return
-                ended = await self._ended(run)  # then all of it is there: what came meanwhile is read, and that is the end
-                if not ended and not await _rouse(stirred):
-                    yield ()
-
-    async def logs(
-        self, run: str, *, task: str = "", attempt: int | None = None, after: int = 0, follow: bool = False
-    ) -> AsyncIterator[Sequence[LogLine]]:
-        """What its tasks wrote, in the order of arrival, as many pieces at a time as are there; of a map and its children, when
-        `task` is one. With `follow` until the run has ended. An empty batch now and then while there is nothing to tell."""
-        record = self._record
-        plan = await self._catalog.plan((await record.run(run)).digest)
-        wanted = await self._meant(run, task) if task else ()
-        ended = not follow
-        with self._feed.watching(run) as stirred:
-            while True:
-                stirred.clear()
-                found = await record.log_stream(run, wanted, attempt=attempt, after=after, limit=PAGE)
-                if found:
-                    after = found[-1][0]
-                    names = Names(plan, await record.expansions(run))
-                    yield [_log_line(position, chunk, names) for position, chunk in found]
-                if len(found) == PAGE:
-                    continue
-                if ended:
-                    return
-                ended = await self._ended(run)
-                if not ended and not await _rouse(stirred):
-                    yield ()
-
-    async def _ended(self, run: str) -> bool:
-        return run not in self._load.live and RunState((await self._record.run(run)).state).ended
-
-    async def _meant(self, run: str, task: str) -> Sequence[int]:
-        at = await self._views.find(run, task)
-        for expansion in await self._record.expansions(run):
-            if expansion.parent == at:
-                return [at, *range(expansion.first, expansion.first + expansion.count)]
-        return [at]
-
     # -- commands
 
     async def cancel(self, run: str, reason: str = "cancelled") -> None:
@@ -387,27 +325,6 @@ class Runs:
         return ids
 
 
-def _log_line(position: int, chunk: LogChunk, names: Names) -> LogLine:
-    return LogLine(
-        position=position,
-        task=names[chunk.task] if chunk.task < names.count else f"#{chunk.task}",
-        attempt=chunk.attempt,
-        stream=chunk.stream,
-        at_ms=chunk.at_ms,
-        text=chunk.data.decode("utf-8", "replace"),
-    )
-
-
-async def _rouse(stirred: asyncio.Event) -> bool:
-    """Waits for something new. False: there was nothing for a while."""
-    try:
-        async with asyncio.timeout(QUIET_S):
-            await stirred.wait()
-    except TimeoutError:
-        return False
-    return True
-
-
 def _row(run: NewRun) -> RunRow:
     """What the record has just stored for it."""
     return RunRow(
@@ -434,35 +351,4 @@ def _row(run: NewRun) -> RunRow:
         depth=run.depth,
         schedule=run.schedule,
         base=run.base,
-    )
-
-
-def parse_filter(
-    *,
-    namespace: str = "",
-    states: Sequence[str] = (),
-    workflow: str = "",
-    labels: Sequence[str] = (),
-    search: str = "",
-    schedule: str = "",
-    parent: str = "",
-    since_ms: int = 0,
-    until_ms: int = 0,
-) -> RunFilter:
-    """A filter out of words. Raises RefusedError."""
-    known = {state.label: int(state) for state in RunState}
-    for word in states:
-        if word not in known:
-            raise RefusedError(f"state: found {word!r}, expected one of {', '.join(known)}")
-    wanted = dict(pair.partition("=")[::2] for pair in labels)
-    return RunFilter(
-        namespace=namespace,
-        states=tuple(known[word] for word in states),
-        workflow=workflow,
-        labels=wanted,
-        search=search,
-        schedule=schedule,
-        parent=parent,
-        accepted_from_ms=since_ms,
-        accepted_to_ms=until_ms,
     )

@@ -13,8 +13,9 @@ from starlette.routing import Route
 
 from skep.client import API, WAIT_S, Told
 from skep.errors import NotFoundError, SpecError
+from skep.hub.filters import parse_filter
 from skep.hub.hub import Hub
-from skep.hub.runs import VERBS, parse_filter
+from skep.hub.runs import VERBS
 from skep.model.run import Token
 from skep.model.spec import WorkflowSpec, digest
 from skep.model.views import RunSummary
