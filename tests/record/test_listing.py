@@ -45,6 +45,7 @@ FILTERS = st.builds(
     search=st.sampled_from(["", "", "aa", "AB0", "build", "BLUE", "od", "aa001", "zz", "%", "e"]),
     schedule=st.sampled_from(["", "", "nightly"]),
     parent=st.sampled_from(["", "", "aa000"]),
+    roots=st.sampled_from([False, False, True]),
     accepted_from_ms=st.sampled_from([0, 0, 12]),
     accepted_to_ms=st.sampled_from([0, 0, 13]),
 )
@@ -73,6 +74,7 @@ def wanted(run: dict[str, Any], asked: RunFilter) -> bool:
         and all(name in run["labels"] and value in ("", run["labels"][name]) for name, value in asked.labels.items())
         and (not asked.schedule or run["schedule"] == asked.schedule)
         and (not asked.parent or (run["parent"] or ("",))[0] == asked.parent)
+        and (not asked.roots or run["parent"] is None)
         and run["accepted_ms"] >= asked.accepted_from_ms
         and (not asked.accepted_to_ms or run["accepted_ms"] < asked.accepted_to_ms)
         and (

@@ -35,6 +35,8 @@ class Filter(msgspec.Struct, kw_only=True):
     search: str | None = None
     schedule: str | None = None
     parent: str | None = None
+    roots: bool = False
+    """Only those that are nobody's children."""
     since_ms: int | None = None
     until_ms: int | None = None
 

@@ -18,6 +18,7 @@ def parse_filter(
     search: str = "",
     schedule: str = "",
     parent: str = "",
+    roots: bool = False,
     since_ms: int = 0,
     until_ms: int = 0,
 ) -> RunFilter:
@@ -35,6 +36,7 @@ def parse_filter(
         search=search,
         schedule=schedule,
         parent=parent,
+        roots=roots,
         accepted_from_ms=since_ms,
         accepted_to_ms=until_ms,
     )

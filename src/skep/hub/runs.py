@@ -202,11 +202,10 @@ class Runs(Streams):
             return await self._record.find_run(text)
         cursor = ""
         while True:
-            page = await self._record.list_runs(RunFilter(), limit=PAGE if cursor else 10, cursor=cursor)
-            for row in page.runs:
-                if row.parent is None:
-                    return row.id
+            page = await self._record.list_runs(RunFilter(roots=True), limit=1, cursor=cursor)
             cursor = page.cursor
+            if page.runs:
+                return page.runs[0].id
             if not cursor:
                 raise RefusedError("there is no run yet")
 

@@ -122,6 +122,8 @@ def _filters(tx: Transaction, wanted: RunFilter) -> list[Filter]:
             # That it is not empty is said again for the partial indexes, which leave out those that have none.
             stream = Stream(f"r.{column} = ? AND r.{column} <> ''", (value,))
             found.append(Filter([stream], f"r.{column} = ?", (value,)))
+    if wanted.roots:
+        found.append(Filter((), "r.parent_run = ''"))
     if wanted.states:
         states = tuple(sorted(set(wanted.states)))
         check = f"r.state IN ({', '.join('?' * len(states))})"

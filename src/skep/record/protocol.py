@@ -112,6 +112,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     schedule: str = ""
     parent: str = ""
     """Children of this run."""
+    roots: bool = False
+    """Only those that are nobody's children."""
     accepted_from_ms: int = 0
     accepted_to_ms: int = 0
     """Exclusive; 0: none."""

@@ -148,6 +148,7 @@ def _filter(query: Query) -> RunFilter:
         search=query.text("search"),
         schedule=query.text("schedule"),
         parent=query.text("parent"),
+        roots=query.flag("roots"),
         since_ms=query.number("since_ms"),
         until_ms=query.number("until_ms"),
     )
@@ -223,7 +224,7 @@ async def bulk(request: Request) -> Response:
         raise NotFoundError(f"there is no command {verb}; there are {', '.join(VERBS)}")
     query = Query(request)
     wanted = _filter(query)
-    if wanted == RunFilter():
+    if msgspec.structs.replace(wanted, roots=False) == RunFilter():
         raise SpecError.at("", "expected a filter: a command to every run there is must at least name their states")
     given = await body_of(request, Reason)
     limit = min(max(given.limit, 1), 100_000)
