@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import logging
 import ssl
 import subprocess
 import sys
@@ -203,6 +204,13 @@ async def test_a_secret_in_the_url_is_masked_in_the_log_and_in_errors(bench: Ben
     error = await bench(f"{url}/hook/${{{{ secrets.KEY }}}}?t=${{{{ secrets.KEY }}}}", needs_secrets=True).error()
     assert error.message == f"GET {url}/hook/*** answered 404 Not Found, expected 2xx\n*** ***"
     assert b"s3cr3t" not in bytes(bench.host.logs["log"])
+
+
+async def test_no_other_log_tells_a_secret(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    _, url = await bench.serve(answer("done"))
+    with caplog.at_level(logging.INFO):
+        await bench(url, query={"token": "${{ secrets.OTHER }}"}, needs_secrets=True).output()
+    assert "token" not in caplog.text
 
 
 async def test_a_missing_secret(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 import time
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ KEEP: Final = 100
 MAX_REDIRECTS: Final = 20
 MAX_REFUSAL: Final = 64 * 1024
 """Bytes read of a response that fails the task."""
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # below that it writes whole URLs, and secrets stand in those
 
 _PRIVATE: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
