@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import socket
 import sqlite3
@@ -177,6 +178,16 @@ def test_hang_up_leaves_the_nodes_at_work(up: Up, tmp_path: Path) -> None:
     go.touch()
     assert up.client.runs.wait(run, 20).state == "succeeded"
     assert up.client.tasks.get(run, "a").attempts == 1
+
+
+def test_a_local_node_that_is_gone_is_started_again(up: Up) -> None:
+    up.start()
+    up.until(lambda: up.client.nodes.list(), "the node is there")
+    (node,) = listed(up.home)
+    os.kill(node.pid, signal.SIGKILL)
+    up.until(lambda: [other for other in listed(up.home) if other.pid != node.pid], "another one is there")
+    assert up.client.runs.submit(flow(a={"run": "true"}), wait_s=20).state == "succeeded"
+    assert "node n is gone" in up.said()
 
 
 # -- how it ends

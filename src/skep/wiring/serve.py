@@ -82,7 +82,7 @@ class _Up:
         server = self._server
         running = sum(node.running for node in await server.hub.nodes.list())
         self._say(f"draining: {running} running, nothing more is started; once more stops what runs" if running else "ending")
-        server.hold()
+        await server.hold()
         self._tell(signal.SIGTERM)
         await self._until(lambda: not listed(server.home), 2, None if running else STOP_S)
         if self._presses == 2:

@@ -27,7 +27,7 @@ from skep.hub.schedules import Schedules
 from skep.hub.tasks import Tasks
 from skep.loop import Loop
 from skep.model.node import NodeInfo
-from skep.node.detached import Listed, listed, start_detached
+from skep.node.detached import listed
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
 from skep.server.app import make_app
@@ -38,6 +38,7 @@ from skep.upkeep.rejoin import Rejoin
 from skep.upkeep.schedule import ScheduleLoop
 from skep.upkeep.watch import Watch
 from skep.wiring.data import RECORD_FILE, make_private, own, sweep_abandoned
+from skep.wiring.locals import LocalNodes
 from skep.wiring.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -63,10 +64,8 @@ class Server:
         """`nodes`: those to start here, if they are not there already. `keep_ms`: how long ended runs are kept; 0: for ever.
         `idle_s`: how long a node without work outlives the server, in place of the usual."""
         self.home = home
-        self._infos = nodes
         self._keep_ms = keep_ms
         self._clock = clock or SystemClock()
-        self._idle_s = idle_s
         self.record = SqlRecord(home / RECORD_FILE)
         self.hub: Hub
         self.links: Links
@@ -75,6 +74,7 @@ class Server:
         self._loops: list[Loop] = []
         self._watch = Watch(math.inf, lambda trouble: None)
         self._rejoined: asyncio.Task[None] | None = None
+        self._local_nodes = LocalNodes(home, nodes, idle_s)
 
     async def open(self) -> None:
         """Owns the data directory, opens the engine, and answers. Raises DataInUseError, RecordError."""
@@ -139,7 +139,7 @@ class Server:
         await self._listener.start()
         insight.state = "rejoin"
         self._rejoined = asyncio.get_running_loop().create_task(self._rejoin(parts, rejoin))
-        self._start_nodes(alive)
+        self._local_nodes.start()
 
     async def _rejoin(self, parts: Parts, rejoin: Rejoin) -> None:
         """What waits for all runs to be loaded. Time limits come after the outcomes that nodes bring: those were earlier."""
@@ -152,18 +152,13 @@ class Server:
         if self.hub.insight.state == "rejoin":
             self.hub.insight.state = "ready"
 
-    def _start_nodes(self, alive: Sequence[Listed]) -> None:
-        there = {node.id for node in alive}
-        for info in self._infos:
-            if info.id not in there:
-                start_detached(self.home, info, idle_s=self._idle_s)
-
     # -- the end
 
-    def hold(self) -> None:
+    async def hold(self) -> None:
         """Starts nothing more: it is about to end."""
         self.hub.insight.state = "draining"
         self.hub.queue.hold()
+        await self._local_nodes.stop()
 
     async def close(self) -> None:
         """Stops answering, records what has happened, and leaves the data directory to the next. Nodes are left as they are.
@@ -172,6 +167,7 @@ class Server:
         if self._rejoined is not None:
             self._rejoined.cancel()
             self._rejoined = None
+        await self._local_nodes.stop()
         listener, self._listener = self._listener, None
         loops, self._loops = self._loops, []
         if listener is not None:
