@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from skep.clock import Clock
 from skep.engine.protocol import Engine
 from skep.hub.queue import labelled
@@ -32,14 +30,20 @@ class Insight:
         """`opening`, `rejoin`, `ready`, `draining`, `failing`."""
         self.trouble: Callable[[], str | None] = lambda: None
 
-    async def status(self) -> ServerStatus:
+    def health(self) -> tuple[str, str | None]:
+        """The state, and what fails now. Asks nobody: it may be asked all the time."""
         trouble = self.trouble()
+        return ("failing" if trouble else self.state), trouble
+
+    async def status(self) -> ServerStatus:
+        """Everything that is told of the server."""
+        state, trouble = self.health()
         kept = await self._record.stats()
         runs = await self._record.count_runs(now_ms=self._clock.now_ms())
         return ServerStatus(
             version=VERSION,
             protocol=self._protocol,
-            state="failing" if trouble else self.state,
+            state=state,
             pid=os.getpid(),
             data=str(self._home or ""),
             engine=self._engine_id,
@@ -56,5 +60,4 @@ class Insight:
 
     async def backup(self, target: Path) -> dict[str, Any]:
         """Writes a copy of the record to a new folder while work goes on. Raises RecordError."""
-        told: dict[str, Any] = msgspec.to_builtins(await self._record.backup(target))
-        return told
+        return await self._record.backup(target)

@@ -531,5 +531,6 @@ class Record(Protocol):
         ...
 
     async def stats(self) -> dict[str, Any]:
-        """Sizes and counts for people: runs by state, bytes on disk, measured commit time in ms."""
+        """Quick, however much there is: `bytes` of the database on disk, `rejected_events`, and since the start of this process
+        `calls`, `commits` and `commit_ms`, what one takes."""
         ...

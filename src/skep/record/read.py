@@ -11,7 +11,7 @@ from skep.errors import NotFoundError
 from skep.model.event import Event
 from skep.model.node import failure
 from skep.model.run import AttemptView, Token
-from skep.model.state import RunState, TaskState
+from skep.model.state import TaskState
 from skep.record.dialect import Row, Transaction
 from skep.record.protocol import Expansion, RunRow, TaskRow
 
@@ -182,13 +182,5 @@ def events(tx: Transaction, run: str, after: Token, limit: int) -> list[tuple[To
 
 
 def stats(tx: Transaction) -> dict[str, Any]:
-    states = {RunState(state).label: count for state, count in tx.all("SELECT state, COUNT(*) FROM runs GROUP BY state")}
     (rejected,) = tx.all("SELECT COUNT(*) FROM rejected")
-    (artifacts,) = tx.all("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM artifacts")
-    return {
-        "runs": states,
-        "rejected_events": rejected[0],
-        "bytes": tx.dialect.size(tx),
-        "artifacts": artifacts[0],
-        "artifact_bytes": int(artifacts[1]),
-    }
+    return {"rejected_events": rejected[0], "bytes": tx.dialect.size(tx)}

@@ -19,9 +19,9 @@ class Backup(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def health(request: Request) -> Response:
-    status = await hub_of(request).insight.status()
-    healthy = status.state not in ("failing", "opening")
-    return answer({"status": "ok" if healthy else status.state, "trouble": status.trouble}, 200 if healthy else 503)
+    state, trouble = hub_of(request).insight.health()
+    healthy = state not in ("failing", "opening")
+    return answer({"status": "ok" if healthy else state, "trouble": trouble}, 200 if healthy else 503)
 
 
 async def status(request: Request) -> Response:
