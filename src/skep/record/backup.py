@@ -49,7 +49,7 @@ def backup(dialect: Dialect, size: int, files: Files, target: Path) -> dict[str,
     """Makes the folder. Blocks; raises RecordError and leaves nothing then. `size`: bytes of the record."""
     existed = _check_target(target)
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it is as private as the record
         _check_room(target, size, files.folder)
         at_ms = time.time_ns() // 1_000_000
         copy = target / RECORD_NAME
@@ -159,7 +159,7 @@ def restore_backup(source: Path, home: Path, *, force: bool = False) -> Note:
         )
     fresh = home / f"{RECORD_NAME}.new"
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_room(home, (source / RECORD_NAME).stat().st_size, source / ARTIFACTS_NAME)
         shutil.copyfile(source / RECORD_NAME, fresh)
         report = check_record(fresh, whole=True)
