@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +17,21 @@ from skep.model.spec import WorkflowSpec
 from skep.record.protocol import Record, RunRow
 
 PLANS = 256
-"""Compiled definitions kept."""
+"""Compiled definitions kept,"""
+PLAN_TASKS = 1_000_000
+"""as long as they have no more tasks than this in all: one of them takes about a kilobyte."""
 RUNS = 50_000
 """Runs kept; one that is needed again is read from the record."""
+INPUT_BYTES = 256 * 1024 * 1024
+"""Of their inputs, as JSON."""
+LARGE = 2_000
+"""Tasks of a workflow that takes long to compile: some 10 ms a thousand."""
+
+
+async def compiled(spec: WorkflowSpec) -> Plan:
+    """The plan of a workflow, made in a thread when it is a large one: nodes and clients are answered meanwhile. Raises
+    SpecError."""
+    return compile_plan(spec) if len(spec.tasks) <= LARGE else await asyncio.to_thread(compile_plan, spec)
 
 
 class RunContext:
@@ -37,6 +50,7 @@ class RunContext:
         "plan",
         "priority",
         "run",
+        "size",
         "timeout_ms",
     )
 
@@ -52,6 +66,8 @@ class RunContext:
         self.depth = row.depth
         self.parent = row.parent
         self.inputs: Mapping[str, Any] = msgspec.json.decode(row.inputs)
+        self.size = len(row.inputs)
+        """Bytes of the inputs as JSON."""
         self.run = {"id": row.id, "workflow": row.workflow, "namespace": row.namespace}
         self.items: dict[int, list[Any]] = {}
         """Map parent to the list it was expanded over."""
@@ -76,12 +92,20 @@ class Catalog:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._tasks = 0
+        """Of all plans."""
         self._runs: OrderedDict[str, RunContext] = OrderedDict()
+        self._bytes = 0
+        """Of the inputs of all runs."""
 
     def keep_plan(self, plan: Plan) -> None:
+        """Makes a compiled definition known. The last one stays, however large it is."""
+        before = self._plans.pop(plan.digest, None)
         self._plans[plan.digest] = plan
-        if len(self._plans) > PLANS:
-            self._plans.popitem(last=False)
+        self._tasks += len(plan.names) - (len(before.names) if before is not None else 0)
+        while len(self._plans) > PLANS or (self._tasks > PLAN_TASKS and len(self._plans) > 1):
+            _, gone = self._plans.popitem(last=False)
+            self._tasks -= len(gone.names)
 
     def kept_plan(self, digest: str) -> Plan | None:
         """The compiled definition, if it is at hand."""
@@ -91,7 +115,7 @@ class Catalog:
         """The compiled definition. Raises NotFoundError."""
         plan = self._plans.get(digest)
         if plan is None:
-            plan = compile_plan(WorkflowSpec.decode(await self._record.definition(digest)))
+            plan = await compiled(WorkflowSpec.decode(await self._record.definition(digest)))
             self.keep_plan(plan)
         else:
             self._plans.move_to_end(digest)
@@ -99,12 +123,17 @@ class Catalog:
 
     async def take(self, row: RunRow) -> RunContext:
         """Makes a recorded run known."""
-        known = self._runs.get(row.id)
-        if known is None:
-            known = self._runs[row.id] = RunContext(row, await self.plan(row.digest))
-            if len(self._runs) > RUNS:
-                self._runs.popitem(last=False)
-        return known
+        if row.id not in self._runs:
+            plan = await self.plan(row.digest)
+            if row.id not in self._runs:  # still: there is one object for a run
+                self._keep(RunContext(row, plan))
+        return self._runs[row.id]
+
+    def _keep(self, run: RunContext) -> None:
+        self._runs[run.id] = run
+        self._bytes += run.size
+        while len(self._runs) > RUNS or (self._bytes > INPUT_BYTES and len(self._runs) > 1):
+            self.forget(next(iter(self._runs)))
 
     def known(self, run: str) -> RunContext | None:
         found = self._runs.get(run)
@@ -123,4 +152,6 @@ class Catalog:
             return None
 
     def forget(self, run: str) -> None:
-        self._runs.pop(run, None)
+        gone = self._runs.pop(run, None)
+        if gone is not None:
+            self._bytes -= gone.size

@@ -71,7 +71,6 @@ class Parts:
         for event in events:
             if event.kind == "ended":
                 self.load.forget(event.run)
-                self.catalog.forget(event.run)
                 self.work.forget(event.run)
         self.recorded_ms = events[-1].at_ms
         self.work.recorded(events[-1].n)
