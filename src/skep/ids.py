@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
+from typing import Final
+
+_ID: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
 def new_id(now_ms: int) -> str:
@@ -12,6 +16,11 @@ def new_id(now_ms: int) -> str:
     value = (now_ms & (1 << 48) - 1) << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & (1 << 62) - 1
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_id(text: str) -> bool:
+    """Whether it is a UUID as all ids of runs are: in small letters."""
+    return _ID.fullmatch(text) is not None
 
 
 def child_run_id(parent: str, task: int, attempt: int) -> str:

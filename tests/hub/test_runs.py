@@ -11,6 +11,7 @@ import pytest
 from skep.errors import NotFoundError, RefusedError, RunFailedError, SpecError, WrongStateError
 from skep.hub.runs import MAX_INPUTS
 from skep.ids import new_id
+from skep.model.node import LogChunk
 from skep.testing.stage import HOLD, Failed, Stage, counted, workflow
 
 RUN: dict[str, Any] = {"run": "true"}
@@ -190,3 +191,19 @@ async def test_only_a_run_that_has_ended_can_be_retried(stage: Stage) -> None:
     with pytest.raises(WrongStateError, match="is running; only a run that has ended can be retried"):
         await stage.hub.runs.retry(run)
     assert (await stage.record.run(run)).command == 0
+
+
+# -- what tasks wrote
+
+
+async def test_logs_of_a_map_that_unfolds_while_they_are_followed(stage: Stage) -> None:
+    run = await stage.submit({"each": {"run": "x", "map": [1, 2]}})
+    stream = stage.hub.runs.logs(run, task="each", follow=True)
+    first = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    assert not first.done()
+    await stage.go()
+    await stage.hub.work.log([LogChunk(run, 2, 1, "out", 0, 0, b"hello")])
+    stage.feed.stir([run])
+    assert [(line.task, line.text) for line in await first] == [("each[1]", "hello")]
+    await stream.aclose()

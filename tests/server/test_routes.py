@@ -17,6 +17,8 @@ from skep.config import socket_path
 from skep.errors import NotFoundError, RefusedError, SpecError, WrongStateError
 from skep.model.authoring import build_workflow
 from skep.model.spec import WorkflowSpec
+from skep.model.views import RunSummary
+from skep.server.specs import LARGE
 from skep.testing.up import Up
 
 
@@ -248,6 +250,8 @@ def test_logs_are_followed_to_the_end(client: Client) -> None:
     assert [line.position for line in client.runs.logs(run, after=after)] == [line.position for line in lines[2:]]
     with pytest.raises(NotFoundError):
         list(client.runs.logs(run, task="nobody"))
+    with pytest.raises(NotFoundError):
+        list(client.runs.logs(run, task=f"each[{'9' * 5_000}]"))
 
 
 # -- commands to many
@@ -265,6 +269,17 @@ def test_a_command_to_many_needs_a_filter(raw: Any, client: Client, tmp_path: Pa
     client.runs.bulk("cancel", Filter(workflow="held"))
 
 
+def test_a_large_workflow_is_taken(client: Client) -> None:
+    """It is worked on beside what else is asked."""
+    tasks = {f"t{at}": {"run": "true", "when": "${{ inputs.on }}"} for at in range(8_000)}
+    spec = build_workflow({"name": "large", "inputs": {"on": False}, "tasks": tasks})
+    assert len(spec.encode()) > LARGE
+    assert client.runs.submit(spec, wait_s=20).counts == {"skipped": 8_000}
+    wrong = build_workflow({"name": "large", "tasks": tasks})
+    with pytest.raises(SpecError, match="no input 'on'"):
+        client.runs.submit(wrong)
+
+
 # -- definitions, schedules
 
 
@@ -279,8 +294,9 @@ def test_definitions_have_versions(client: Client) -> None:
     assert client.runs.view(client.runs.submit("stored@1", wait_s=10).id).output == {"a": "1"}
     with pytest.raises(NotFoundError):
         client.runs.submit("stored@9")
-    with pytest.raises(RefusedError, match="name@version"):
-        client.runs.submit("stored@x")
+    for odd in ("stored@x", f"stored@{'9' * 5_000}"):
+        with pytest.raises(RefusedError, match="name@version"):
+            client.runs.submit(odd)
     assert client.definitions.remove("stored") == 2
     with pytest.raises(NotFoundError):
         client.definitions.get("stored")
@@ -294,6 +310,8 @@ def test_schedules_fire(client: Client, tmp_path: Path) -> None:
     fired = client.schedules.fire("often")
     assert client.runs.wait(fired.id, 20).state == "succeeded"
     assert client.runs.view(fired.id).output == {"a": str(tmp_path)}
+    with pytest.raises(SpecError, match="UUID"):
+        client.ask(RunSummary, "POST", f"{API}/schedules/often/fire", body={"id": "last"})
     assert client.schedules.remove("often")
     with pytest.raises(SpecError, match="never"):
         client.schedules.put("no", {"cron": "0 0 30 2 *", "spec": flow(a=ECHO)})
@@ -304,6 +322,7 @@ def test_schedules_fire(client: Client, tmp_path: Path) -> None:
 
 def test_status_and_health(client: Client, raw: Any) -> None:
     assert raw("GET", "/health") == (200, {"status": "ok", "trouble": None})
+    _until(client.nodes.list)
     status = client.insight.status()
     assert (status.state, status.data) == ("ready", str(client.home))
     assert client.queue.stats().slots == 8

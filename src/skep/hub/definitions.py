@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from skep.clock import Clock
-from skep.errors import RefusedError
-from skep.flow.plan import compile_plan
+from skep.flow.plan import Plan
 from skep.model.authoring import spec_to_data
-from skep.model.spec import WorkflowSpec
+from skep.model.spec import DEFAULT_NAMESPACE, WorkflowSpec
 from skep.model.views import DefinitionView
 from skep.record.protocol import Definition, Record
-
-DEFAULT = "default"
+from skep.upkeep.stored import named
 
 
 class Definitions:
@@ -20,9 +18,9 @@ class Definitions:
         self._record = record
         self._clock = clock
 
-    async def put(self, spec: WorkflowSpec, note: str = "") -> DefinitionView:
-        """Stores the next version of it; the last one again when nothing has changed. Raises SpecError."""
-        plan = compile_plan(spec)
+    async def put(self, plan: Plan, note: str = "") -> DefinitionView:
+        """Stores the next version of a workflow; the last one again when nothing has changed. Raises RefusedError."""
+        spec = plan.spec
         stored = await self._record.put_definition(
             spec.namespace, spec.name, plan.digest, plan.encoded, note, self._clock.now_ms()
         )
@@ -39,16 +37,12 @@ class Definitions:
 
     async def find(self, name: str, namespace: str = "", version: int = 0) -> Definition:
         """The stored version: the newest when none is named. Raises NotFoundError, RefusedError."""
-        bare, at, number = name.partition("@")
-        if at:
-            if not number.isdecimal() or not int(number):
-                raise RefusedError(f"version: found {name!r}, expected a name, or name@version such as {bare or 'deploy'}@3")
-            version = int(number)
-        return await self._record.stored_definition(namespace or DEFAULT, bare, version)
+        bare, number = named(name)
+        return await self._record.stored_definition(namespace or DEFAULT_NAMESPACE, bare, number or version)
 
     async def remove(self, name: str, namespace: str = "") -> int:
         """All versions; runs keep what they were started with. Answers how many there were."""
-        return await self._record.remove_definition(namespace or DEFAULT, name)
+        return await self._record.remove_definition(namespace or DEFAULT_NAMESPACE, name)
 
 
 def _view(stored: Definition, spec: WorkflowSpec | None = None) -> DefinitionView:

@@ -10,6 +10,7 @@ from skep.ids import new_id
 from skep.model.encode import encode
 from skep.model.fields import Fault
 from skep.model.kinds import parse_text
+from skep.model.spec import DEFAULT_NAMESPACE
 from skep.record.protocol import Record, Signal
 from skep.upkeep.waits import WaitLoop
 
@@ -17,7 +18,6 @@ MAX_DATA: Final = 1024 * 1024
 """Bytes of JSON that an event may carry."""
 MAX_WORD: Final = 500
 """Characters of a name or key."""
-DEFAULT: Final = "default"
 
 
 class Events:
@@ -32,7 +32,7 @@ class Events:
         """Sends an event to all that wait for it, now or within 7 days; answers its id. The same `id` again is the same
         event. Raises SpecError."""
         now_ms = self._clock.now_ms()
-        namespace = namespace or DEFAULT
+        namespace = namespace or DEFAULT_NAMESPACE
         signal = Signal(
             id=_word("id", id) if id else new_id(now_ms),
             namespace=_word("namespace", namespace),

@@ -15,12 +15,11 @@ from skep.ids import new_id
 from skep.model.fields import Fault
 from skep.model.kinds import NAME, names
 from skep.model.schedule import ScheduleSpec, ScheduleView
-from skep.model.spec import WorkflowSpec
+from skep.model.spec import DEFAULT_NAMESPACE, WorkflowSpec
 from skep.record.protocol import Record, RunFilter, ScheduleRow
 from skep.upkeep.schedule import ScheduleLoop
 from skep.upkeep.stored import Stored
 
-DEFAULT: Final = "default"
 UPCOMING: Final = 5
 """Times and runs that are shown."""
 TRIES: Final = 10
@@ -43,7 +42,7 @@ class Schedules:
     async def put(self, name: str, options: Mapping[str, Any], namespace: str = "") -> ScheduleView:
         """Stores or replaces a schedule; `options` are those of `build_schedule`. Raises SpecError, NotFoundError (there is
         no such stored workflow)."""
-        namespace = namespace or DEFAULT
+        namespace = namespace or DEFAULT_NAMESPACE
         for path, word in (("name", name), ("namespace", namespace)):
             try:
                 _name(word)
@@ -64,21 +63,23 @@ class Schedules:
 
     async def get(self, name: str, namespace: str = "") -> ScheduleView:
         """Raises NotFoundError."""
-        return await self._view(await self._record.schedule(namespace or DEFAULT, name))
+        return await self._view(await self._record.schedule(namespace or DEFAULT_NAMESPACE, name))
 
     async def remove(self, name: str, namespace: str = "") -> bool:
         """Its runs stay. False: there was none."""
-        removed = await self._record.remove_schedule(namespace or DEFAULT, name)
+        namespace = namespace or DEFAULT_NAMESPACE
+        removed = await self._record.remove_schedule(namespace, name)
+        self._loop.refused.pop((namespace, name), None)
         self._loop.wake()
         return removed
 
     async def pause(self, name: str, namespace: str = "") -> ScheduleView:
         """Fires nothing until `resume`; runs that were started go on."""
-        return await self._move(name, namespace or DEFAULT, paused=True)
+        return await self._move(name, namespace or DEFAULT_NAMESPACE, paused=True)
 
     async def resume(self, name: str, namespace: str = "") -> ScheduleView:
         """Goes on with the next time from now; those in between have passed."""
-        return await self._move(name, namespace or DEFAULT, paused=False)
+        return await self._move(name, namespace or DEFAULT_NAMESPACE, paused=False)
 
     async def _move(self, name: str, namespace: str, *, paused: bool) -> ScheduleView:
         for _ in range(TRIES):
@@ -93,7 +94,7 @@ class Schedules:
 
     async def fire(self, name: str, namespace: str = "", *, run_id: str | None = None) -> str:
         """Starts a run of it now, beside its times; answers the run's id. Raises NotFoundError, SpecError, RefusedError."""
-        row = await self._record.schedule(namespace or DEFAULT, name)
+        row = await self._record.schedule(namespace or DEFAULT_NAMESPACE, name)
         return await self._loop.start_run(row, _SPEC.decode(row.spec), run_id or new_id(self._clock.now_ms()))
 
     async def _view(self, row: ScheduleRow, last: int = UPCOMING) -> ScheduleView:

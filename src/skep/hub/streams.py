@@ -59,11 +59,12 @@ class Streams:
         `task` is one. With `follow` until the run has ended. An empty batch now and then while there is nothing to tell."""
         record = self._record
         plan = await self._catalog.plan((await record.run(run)).digest)
-        wanted = await self._meant(run, task) if task else ()
+        at = await self._views.find(run, task) if task else -1
         ended = not follow
         with self._feed.watching(run) as stirred:
             while True:
                 stirred.clear()
+                wanted = await self._with_children(run, at) if task else ()  # a map may unfold while it is watched
                 found = await record.log_stream(run, wanted, attempt=attempt, after=after, limit=PAGE)
                 if found:
                     after = found[-1][0]
@@ -80,8 +81,7 @@ class Streams:
     async def _ended(self, run: str) -> bool:
         return run not in self._load.live and RunState((await self._record.run(run)).state).ended
 
-    async def _meant(self, run: str, task: str) -> Sequence[int]:
-        at = await self._views.find(run, task)
+    async def _with_children(self, run: str, at: int) -> Sequence[int]:
         for expansion in await self._record.expansions(run):
             if expansion.parent == at:
                 return [at, *range(expansion.first, expansion.first + expansion.count)]

@@ -42,6 +42,10 @@ class Tasks:
         self._engine_id = engine_id
         self._views = Views(record, catalog)
 
+    async def check(self, run: str, name: str) -> None:
+        """Raises NotFoundError for a task that the run does not have."""
+        await self._views.find(run, name)
+
     async def get(self, run: str, name: str) -> TaskView:
         """One task with its output and history; the output of a map is the list of its children's. Raises NotFoundError."""
         view = await self._views.task(run, await self._views.find(run, name))
@@ -66,20 +70,18 @@ class Tasks:
         rows = await self._record.waits(
             self._engine_id, kinds=(kind,) if kind else (), runs=(run,) if run else (), namespace=namespace, limit=SHOWN
         )
-        names: dict[str, Names] = {}
+        children: dict[str, Names] = {}
+        """Of runs in which a child of a map waits."""
         views: list[WaitView] = []
         for row in rows:
-            if row.run not in names:
-                found = await self._names(row.run)
-                if found is None:
-                    continue  # it was deleted while we asked
-                names[row.run] = found
-            views.append(_view(row, names[row.run][row.task]))
+            context = await self._catalog.run(row.run)
+            if context is None:
+                continue  # it was deleted while we asked
+            plan = context.plan
+            if row.task >= len(plan.names) and row.run not in children:
+                children[row.run] = Names(plan, await self._record.expansions(row.run))
+            views.append(_view(row, children[row.run][row.task] if row.run in children else plan.names[row.task]))
         return views
-
-    async def _names(self, run: str) -> Names | None:
-        context = await self._catalog.run(run)
-        return Names(context.plan, await self._record.expansions(run)) if context is not None else None
 
     # -- decisions
 

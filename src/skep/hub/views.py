@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +15,8 @@ from skep.flow.decide import Facts, Upstream, run_output
 from skep.flow.evaluation import ExpressionError
 from skep.flow.plan import Plan
 from skep.model.node import artifact_of, failure
-from skep.model.run import RunView, TaskView, failure_of
+from skep.model.run import AttemptView, RunView, TaskView, failure_of
+from skep.model.spec import NORMAL_PRIORITY
 from skep.model.state import RunState, TaskState
 from skep.model.views import RunSummary, TaskList
 from skep.record.protocol import Expansion, Record, RunRow, TaskRow
@@ -22,6 +26,8 @@ WINDOW: Final = 2_000
 """Indexes looked at in one read, where tasks without a row are among those that are wanted."""
 MOST: Final = 10_000
 """Tasks in one page."""
+LARGE: Final = 2_000
+"""Tasks of a run whose whole view is made in a thread: nodes and other clients are answered meanwhile."""
 
 
 class Views:
@@ -47,71 +53,33 @@ class Views:
 
     async def output(self, run: str) -> Any:
         """What the ended run gave back. Raises RunFailedError when it did not succeed."""
-        view = await self.whole(run)
+        view = await self._view(run, history=False)
         if view.state != RunState.SUCCEEDED.label:
             raise failure_of(view)
         return view.output
 
     async def whole(self, run: str) -> RunView:
         """The whole run as recorded. Raises NotFoundError."""
+        return await self._view(run, history=True)
+
+    async def _view(self, run: str, *, history: bool) -> RunView:
         record = self._record
         row = await record.run(run)
         plan = await self._catalog.plan(row.digest)
-        tasks = {task.index: task for task in await record.tasks(run)}
-        attempts = await record.attempts(run)
+        tasks = await record.tasks(run)
+        attempts = await record.attempts(run) if history else {}
         expansions = await record.expansions(run)
-        outputs = {at: await self._value(task.output) for at, task in tasks.items() if task.output}
-        view = RunView(
-            id=row.id,
-            workflow=row.workflow,
-            state=RunState(row.state).label,
-            reason=row.reason or None,
-            namespace=row.namespace,
-            priority=row.priority or 5,
-            labels=row.labels,
-            inputs=msgspec.json.decode(row.inputs),
-            accepted_ms=row.accepted_ms,
-            started_ms=row.started_ms,
-            finished_ms=row.finished_ms,
-        )
-        for at, name in names_of(plan, expansions):
-            task = tasks.get(at)
-            view.tasks.append(task_view(at, name, task, outputs.get(at)))
-            view.tasks[-1].history = attempts.get(at, [])
-        self._join_children(view, expansions)
-        if row.state == RunState.SUCCEEDED:
-            view.output = self._output(plan, row, view, expansions)
-        return view
+        for task in tasks:
+            artifact = artifact_of(task.output)
+            if artifact is not None:
+                task.output = await record.get_artifact(artifact)
+        if len(tasks) <= LARGE:
+            return _whole(plan, row, tasks, attempts, expansions)
+        return await asyncio.to_thread(_whole, plan, row, tasks, attempts, expansions)
 
     async def _value(self, data: bytes) -> Any:
         artifact = artifact_of(data)
-        if artifact is not None:
-            data = await self._record.get_artifact(artifact)
-        return msgspec.json.decode(data)
-
-    def _join_children(self, view: RunView, expansions: Sequence[Expansion]) -> None:
-        """The output of a map is the list of its children's."""
-        by_index = {task.index: task for task in view.tasks}
-        for expansion in expansions:
-            parent = by_index[expansion.parent]
-            children = [by_index[expansion.first + at] for at in range(expansion.count)]
-            times = [child.started_ms for child in children if child.started_ms]
-            parent.started_ms = min(times, default=parent.started_ms)
-            if parent.state == TaskState.SUCCEEDED.label:
-                parent.output = [child.output for child in children]
-
-    def _output(self, plan: Plan, row: RunRow, view: RunView, expansions: Sequence[Expansion]) -> Any:
-        errors = _errors(view, expansions)
-        upstream = {
-            task.index: Upstream(TaskState[task.state.upper()], task.output, errors.get(task.index))
-            for task in view.tasks
-            if task.index < len(plan.names)
-        }
-        facts = Facts(plan, {"id": row.id, "workflow": row.workflow, "namespace": row.namespace}, view.inputs, upstream)
-        try:
-            return run_output(facts)
-        except ExpressionError as error:
-            return {"error": f"the run's `output` does not work out: {error}"}
+        return msgspec.json.decode(data if artifact is None else await self._record.get_artifact(artifact))
 
     # -- tasks
 
@@ -137,22 +105,22 @@ class Views:
         self, run: str, names: Names, states: Sequence[int], search: str, after: int, limit: int
     ) -> AsyncIterator[tuple[int, TaskRow | None]]:
         """(index, row) of the wanted tasks above `after`; the row of one that has not begun is None."""
-        begun = bool(states) and TaskState.WAITING not in states
-        matching = [at for at in range(after + 1, names.count) if search in names[at]] if search else None
-        if begun and matching is None:
+        if states and TaskState.WAITING not in states and not search:
             for task in await self._record.list_tasks(run, states=states, after=after, limit=limit):
                 yield task.index, task
             return
-        every = matching if matching is not None else range(after + 1, names.count)
-        for first in range(0, len(every), WINDOW):
-            window = every[first : first + WINDOW]
-            rows = {row.index: row for row in await self._rows(run, window, matching is None)}
+        for first in range(after + 1, names.count, WINDOW):
+            window: Sequence[int] = range(first, min(first + WINDOW, names.count))
+            if search:
+                window = [at for at in window if search in names[at]]
+            rows = {row.index: row for row in await self._rows(run, window, not search)}
             for at in window:
                 row = rows.get(at)
                 if not states or (TaskState.WAITING if row is None else row.state) in states:
                     yield at, row
 
     async def _rows(self, run: str, window: Sequence[int], whole: bool) -> list[TaskRow]:
+        """Those in the window; `whole`: it is all indexes from the first to the last."""
         if whole:
             rows = await self._record.list_tasks(run, after=window[0] - 1, limit=len(window))
             return [row for row in rows if row.index <= window[-1]]
@@ -196,14 +164,8 @@ class Names:
         return self._plan.names[at] if at < len(self._plan.names) else self._plan.name(at, self._around(at))
 
     def _around(self, at: int) -> Sequence[Expansion]:
-        low, high = 0, len(self._expansions)
-        while low < high:
-            middle = (low + high) // 2
-            if self._expansions[middle].first <= at:
-                low = middle + 1
-            else:
-                high = middle
-        return self._expansions[max(low - 1, 0) : low]
+        place = bisect_right(self._expansions, at, key=attrgetter("first"))
+        return self._expansions[max(place - 1, 0) : place]
 
     def index(self, name: str) -> int | None:
         known = self._plan.index.get(name)
@@ -211,7 +173,7 @@ class Names:
             return known
         parent, bracket, rest = name.rpartition("[")
         number = rest.removesuffix("]")
-        if not bracket or not number.isdecimal() or parent not in self._plan.index:
+        if not bracket or not (number.isdecimal() and len(number) < 10) or parent not in self._plan.index:
             return None
         expansion = next((e for e in self._expansions if e.parent == self._plan.index[parent]), None)
         return expansion.first + int(number) if expansion is not None and int(number) < expansion.count else None
@@ -220,8 +182,8 @@ class Names:
 def _cursor(text: str) -> int:
     if not text:
         return -1
-    if not text.isdecimal():
-        raise RefusedError(f"cursor: found {text!r}, expected the `next` of the page before")
+    if not (text.isdecimal() and len(text) < 10):
+        raise RefusedError(f"cursor: found {text[:40]!r}, expected the `next` of the page before")
     return int(text)
 
 
@@ -242,7 +204,7 @@ def summary_of(row: RunRow) -> RunSummary:
         reason=row.reason or None,
         paused=row.paused,
         namespace=row.namespace,
-        priority=row.priority or 5,
+        priority=row.priority or NORMAL_PRIORITY,
         labels=row.labels,
         accepted_ms=row.accepted_ms,
         due_ms=row.due_ms or None,
@@ -282,6 +244,65 @@ def task_view(at: int, name: str, row: TaskRow | None, output: Any) -> TaskView:
         output=output,
         error=msgspec.json.decode(row.error) if row.error else None,
     )
+
+
+def _whole(
+    plan: Plan,
+    row: RunRow,
+    rows: Sequence[TaskRow],
+    attempts: Mapping[int, list[AttemptView]],
+    expansions: Sequence[Expansion],
+) -> RunView:
+    """The run with all of its tasks. Outputs that were artifacts stand in their rows."""
+    tasks = {task.index: task for task in rows}
+    view = RunView(
+        id=row.id,
+        workflow=row.workflow,
+        state=RunState(row.state).label,
+        reason=row.reason or None,
+        namespace=row.namespace,
+        priority=row.priority or NORMAL_PRIORITY,
+        labels=row.labels,
+        inputs=msgspec.json.decode(row.inputs),
+        accepted_ms=row.accepted_ms,
+        started_ms=row.started_ms,
+        finished_ms=row.finished_ms,
+    )
+    for at, name in names_of(plan, expansions):
+        task = tasks.get(at)
+        output = msgspec.json.decode(task.output) if task is not None and task.output else None
+        view.tasks.append(task_view(at, name, task, output))
+        view.tasks[-1].history = attempts.get(at, [])
+    _join_children(view, expansions)
+    if row.state == RunState.SUCCEEDED:
+        view.output = _output(plan, row, view, expansions)
+    return view
+
+
+def _join_children(view: RunView, expansions: Sequence[Expansion]) -> None:
+    """The output of a map is the list of its children's."""
+    by_index = {task.index: task for task in view.tasks}
+    for expansion in expansions:
+        parent = by_index[expansion.parent]
+        children = [by_index[expansion.first + at] for at in range(expansion.count)]
+        times = [child.started_ms for child in children if child.started_ms]
+        parent.started_ms = min(times, default=parent.started_ms)
+        if parent.state == TaskState.SUCCEEDED.label:
+            parent.output = [child.output for child in children]
+
+
+def _output(plan: Plan, row: RunRow, view: RunView, expansions: Sequence[Expansion]) -> Any:
+    errors = _errors(view, expansions)
+    upstream = {
+        task.index: Upstream(TaskState[task.state.upper()], task.output, errors.get(task.index))
+        for task in view.tasks
+        if task.index < len(plan.names)
+    }
+    facts = Facts(plan, {"id": row.id, "workflow": row.workflow, "namespace": row.namespace}, view.inputs, upstream)
+    try:
+        return run_output(facts)
+    except ExpressionError as error:
+        return {"error": f"the run's `output` does not work out: {error}"}
 
 
 def _errors(view: RunView, expansions: Sequence[Expansion]) -> dict[int, dict[str, str]]:

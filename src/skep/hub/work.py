@@ -25,12 +25,11 @@ from skep.engine.protocol import (
 from skep.flow.retry import retry_in_ms
 from skep.model.node import Held, LogChunk, NodeInfo, Outcome, Progress
 from skep.model.run import EXCLUSIVE, Token, lock_key
-from skep.model.spec import RetryPolicy
+from skep.model.spec import DEFAULT_NAMESPACE, RetryPolicy
 from skep.record.protocol import Fence, Record
 from skep.upkeep.catalog import Catalog, RunContext
 
 _encode = msgspec.json.Encoder().encode
-
 
 MOST_SHOWN: Final = 100_000
 """Tasks whose progress is kept."""
@@ -259,4 +258,4 @@ class Work:
 
     async def _namespace(self, run: str) -> str:
         known = await self._catalog.run(run)
-        return known.namespace if known is not None else "default"
+        return known.namespace if known is not None else DEFAULT_NAMESPACE

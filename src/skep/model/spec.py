@@ -11,6 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
+DEFAULT_NAMESPACE: Final = "default"
+"""The tenant of whoever names none."""
+
 CAPABILITIES: Final = ("cpu", "gpu", "high-memory", "ssd", "network")
 """The capabilities that a node can find out about itself; any other word in `requires` is a free label."""
 
@@ -117,7 +120,7 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     timeout_ms: int = 0
     priority: int = 0
     labels: dict[str, str] | None = None
-    namespace: str = "default"
+    namespace: str = DEFAULT_NAMESPACE
     conflicts: str = "error"
     """What becomes of tasks that may write the same thing at once: `error`, `warn` or `allow`."""
 

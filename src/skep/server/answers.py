@@ -22,6 +22,7 @@ from skep.errors import (
     WrongStateError,
 )
 from skep.hub.hub import Hub
+from skep.ids import is_id
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,12 @@ async def body_of(request: Request, kind: type[T]) -> T:
     return parse(bytes(data or b"{}"), kind)
 
 
+def size_of(request: Request) -> int:
+    """Bytes of the body, as its client says; 0 when it does not."""
+    said = request.headers.get("content-length", "")
+    return int(said) if said.isascii() and said.isdecimal() and len(said) < 20 else 0
+
+
 def parse(data: bytes, kind: type[T]) -> T:
     """JSON as that type. Raises SpecError with the path of the field."""
     try:
@@ -75,6 +82,12 @@ def parse(data: bytes, kind: type[T]) -> T:
         raise SpecError.at(place.strip("`").removeprefix("$").removeprefix("."), message[:1].lower() + message[1:]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SpecError.at("", f"is not JSON: {error}") from None
+
+
+def check_id(given: str | None) -> None:
+    """The id of a run that its client has made, if it has. Raises SpecError."""
+    if given is not None and not is_id(given):
+        raise SpecError.at("id", f"found {given[:60]!r}, expected a UUID (version 7: it sorts by time)")
 
 
 def is_given(raw: msgspec.Raw) -> bool:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Final
 
 import msgspec
 
 from skep.errors import SpecError
+from skep.flow.plan import Plan, compile_plan
+from skep.hub.hub import Hub
 from skep.model.authoring import build_workflow, spec_to_data
 from skep.model.spec import WorkflowSpec
 from skep.server.answers import is_given, parse
+
+LARGE: Final = 256 * 1024
+"""Bytes of a request that takes long: a megabyte some 0.4 s."""
+
+
+async def planned(hub: Hub, spec: msgspec.Raw, workflow: dict[str, Any] | None, size: int) -> Plan:
+    """The compiled workflow, which the hub knows from now on. `size`: bytes of the request; a large one is worked on in a
+    thread, so that nodes and other clients are answered meanwhile. Raises SpecError."""
+
+    def made() -> Plan:
+        return compile_plan(checked(spec, workflow))
+
+    return hub.runs.keep(made() if size <= LARGE else await asyncio.to_thread(made))
 
 
 def checked(spec: msgspec.Raw, workflow: dict[str, Any] | None) -> WorkflowSpec:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from skep.errors import NotFoundError
+from skep.errors import RefusedError
 from skep.model.spec import WorkflowSpec
 from skep.record.protocol import Record
 
 KEPT: Final = 64
 """Workflows kept decoded."""
+
+
+def named(text: str) -> tuple[str, int]:
+    """The two parts of `name` or `name@version`; version 0: the newest. Raises RefusedError."""
+    name, at, version = text.partition("@")
+    if at and not (version.isascii() and version.isdecimal() and len(version) < 10 and int(version)):
+        raise RefusedError(f"workflow: found {text!r}, expected a name, or name@version such as {name or 'deploy'}@3")
+    return name, int(version or 0)
 
 
 class Stored:
@@ -22,7 +30,7 @@ class Stored:
 
     async def workflow(self, namespace: str, name: str, definition: bytes = b"") -> WorkflowSpec:
         """The workflow of this canonical JSON, else the stored one that `name` or `name@version` means. Raises
-        NotFoundError."""
+        NotFoundError, RefusedError."""
         body = definition or await self._body(namespace, name)
         spec = self._specs.get(body)
         if spec is None:
@@ -33,7 +41,4 @@ class Stored:
         return spec
 
     async def _body(self, namespace: str, name: str) -> bytes:
-        bare, at, version = name.partition("@")
-        if at and not (version.isascii() and version.isdecimal() and len(version) < 10 and int(version)):
-            raise NotFoundError(f"there is no workflow {name!r}: expected a name, or name@version such as {bare or 'deploy'}@3")
-        return (await self._record.stored_definition(namespace, bare, int(version or 0))).body
+        return (await self._record.stored_definition(namespace, *named(name))).body

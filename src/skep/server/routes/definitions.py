@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from skep.client import API
 from skep.errors import SpecError
-from skep.server.answers import Query, answer, body_of, hub_of, told
-from skep.server.specs import checked
+from skep.server.answers import Query, answer, body_of, check_id, hub_of, size_of, told
+from skep.server.specs import checked, planned
 
 DEFINITIONS = f"{API}/definitions"
 SCHEDULES = f"{API}/schedules"
@@ -31,8 +31,9 @@ class Fire(msgspec.Struct, forbid_unknown_fields=True):
 
 
 async def put_definition(request: Request) -> Response:
-    given = await body_of(request, NewDefinition)
-    return answer(await hub_of(request).definitions.put(checked(given.spec, given.workflow), given.note), 201)
+    hub, given = hub_of(request), await body_of(request, NewDefinition)
+    plan = await planned(hub, given.spec, given.workflow, size_of(request))
+    return answer(await hub.definitions.put(plan, given.note), 201)
 
 
 async def list_definitions(request: Request) -> Response:
@@ -84,6 +85,7 @@ async def resume_schedule(request: Request) -> Response:
 
 async def fire_schedule(request: Request) -> Response:
     hub, given = hub_of(request), await body_of(request, Fire)
+    check_id(given.id)
     run = await hub.schedules.fire(*_schedule(request), run_id=given.id)
     return answer(await hub.runs.summary(run), 202)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -20,11 +19,10 @@ from skep.model.run import Token
 from skep.model.spec import WorkflowSpec, digest
 from skep.model.views import RunSummary
 from skep.record.protocol import RunFilter
-from skep.server.answers import Query, answer, body_of, hub_of, is_given, lines, told
-from skep.server.specs import checked
+from skep.server.answers import Query, answer, body_of, check_id, hub_of, is_given, lines, size_of, told
+from skep.server.specs import planned
 
 RUNS: Final = f"{API}/workflows"
-_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Submission(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -59,7 +57,7 @@ async def submit(request: Request) -> Response:
     given = await body_of(request, Submission)
     wait_s = query.seconds("wait", WAIT_S)
     _check(given)
-    spec = await _spec(hub, given)
+    spec = await _spec(hub, given, size_of(request))
     now_ms = hub.clock.now_ms()
     due_ms = given.at_ms or (now_ms + given.in_ms if given.in_ms else 0)
     run = await hub.runs.submit(
@@ -82,8 +80,7 @@ async def submit(request: Request) -> Response:
 def _check(given: Submission) -> None:
     if sum((is_given(given.spec), given.workflow is not None, given.definition is not None)) != 1:
         raise SpecError.at("", "expected exactly one of `workflow`, `definition` and `spec`")
-    if given.id is not None and not _is_id(given.id):
-        raise SpecError.at("id", f"found {given.id[:60]!r}, expected a UUID (version 7: it sorts by time)")
+    check_id(given.id)
     for name, number, most in (("priority", given.priority, 10), ("timeout_ms", given.timeout_ms, 1 << 50)):
         if not 0 <= number <= most:
             raise SpecError.at(name, f"found {number}, expected a whole number from 0 to {most}")
@@ -92,21 +89,13 @@ def _check(given: Submission) -> None:
             raise SpecError.at(name, f"found {number}, expected milliseconds")
 
 
-def _is_id(text: str) -> bool:
-    return (
-        len(text) == 36
-        and all(c in "0123456789abcdef-" for c in text)
-        and [len(p) for p in text.split("-")] == [8, 4, 4, 4, 12]
-    )
-
-
-async def _spec(hub: Hub, given: Submission) -> WorkflowSpec:
+async def _spec(hub: Hub, given: Submission, size: int) -> WorkflowSpec:
     if given.definition is not None:
         stored = await hub.definitions.find(given.definition, given.namespace or "")
         plan = hub.runs.kept_plan(stored.digest)
         return plan.spec if plan is not None else hub.runs.plan(WorkflowSpec.decode(stored.body)).spec
     known = hub.runs.kept_plan(digest(bytes(given.spec))) if given.workflow is None else None
-    return known.spec if known is not None else hub.runs.plan(checked(given.spec, given.workflow)).spec
+    return (known or await planned(hub, given.spec, given.workflow, size)).spec
 
 
 def _accepted(run: str, spec: WorkflowSpec, given: Submission, now_ms: int, due_ms: int) -> RunSummary:
@@ -195,7 +184,7 @@ async def logs(request: Request) -> Response:
     query = Query(request)
     task, attempt = query.text("task"), query.number("attempt") or None
     if task:
-        await hub.tasks.get(run, task)  # a name that is wrong is refused before anything is streamed
+        await hub.tasks.check(run, task)  # a name that is wrong is refused before anything is streamed
     found = hub.runs.logs(run, task=task, attempt=attempt, after=query.number("after"), follow=query.flag("follow"))
     return lines(found)
 

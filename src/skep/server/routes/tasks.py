@@ -56,8 +56,7 @@ async def _decide(request: Request, approved: bool) -> Response:
     given = await body_of(request, Decision)
     run, task = await hub.runs.find(request.path_params["run"]), request.path_params["task"]
     decide = hub.tasks.approve if approved else hub.tasks.reject
-    await decide(run, task, by=given.by, comment=given.comment, data=given.data)
-    return answer(await hub.tasks.get(run, task))
+    return answer(await decide(run, task, by=given.by, comment=given.comment, data=given.data))
 
 
 async def waits(request: Request) -> Response:
