@@ -206,4 +206,3 @@ async def test_logs_of_a_map_that_unfolds_while_they_are_followed(stage: Stage) 
     await stage.hub.work.log([LogChunk(run, 2, 1, "out", 0, 0, b"hello")])
     stage.feed.stir([run])
     assert [(line.task, line.text) for line in await first] == [("each[1]", "hello")]
-    await stream.aclose()

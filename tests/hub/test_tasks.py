@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from skep.errors import NotFoundError, RefusedError, SpecError, WrongStateError
+from skep.hub import answered
 from skep.ids import child_run_id
 from skep.testing.stage import HOLD, Failed
 from skep.testing.timed import TimedStage
@@ -144,6 +145,21 @@ async def test_the_form_is_held_against_the_answer(stage: TimedStage) -> None:
     await stage.tasks.reject(run, "a", by="anna")
     await stage.go()
     assert (await stage.end(run))[0] == "failed"
+
+
+async def test_a_pattern_is_held_against_the_answer_for_a_time(stage: TimedStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: meanwhile others are answered."""
+    form = {"type": "object", "properties": {"version": {"type": "string", "pattern": "^(v+)+$"}}}
+    run = await asked(stage, {"approval": {"message": "ship?", "form": form}})
+    with pytest.raises(SpecError, match="found 'x', expected what matches"):
+        await stage.tasks.approve(run, "a", by="anna", data={"version": "x"})
+    monkeypatch.setattr(answered, "LIMIT_S", 0.5)
+    with pytest.raises(SpecError, match="too complicated"):
+        await stage.tasks.approve(run, "a", by="anna", data={"version": "v" * 60 + "!"})
+    monkeypatch.undo()
+    await stage.tasks.approve(run, "a", by="anna", data={"version": "vv"})
+    await stage.go()
+    assert (await stage.end(run))[0] == "succeeded"
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import msgspec
 
 from skep.clock import Clock
 from skep.errors import Problem, RefusedError, SpecError, WrongStateError
+from skep.hub.answered import check_answer
 from skep.hub.views import Names, Views
 from skep.ids import child_run_id
 from skep.model.encode import encode
 from skep.model.fields import Fault, show_path
-from skep.model.forms import check_data
 from skep.model.node import artifact_of
 from skep.model.run import TaskView
 from skep.model.state import TaskState
@@ -102,10 +102,10 @@ class Tasks:
         row = await self._record.task(run, task)
         if row is None:
             raise WrongStateError(f"task '{name}' has not begun: nobody is asked yet")
-        if approve:
-            await self._check_form(run, task, data)
         verdict = Verdict(task=task, attempt=row.attempts, approve=approve, by=by.strip(), comment=comment, data=data)
         encoded = _encoded(verdict)
+        if approve:
+            await self._check_form(run, task, data)
         try:
             command = await self._record.decide(run, task, row.attempts, encoded, self._clock.now_ms())
         except WrongStateError as error:
@@ -119,7 +119,7 @@ class Tasks:
         for row in waits:
             if row.task == task:
                 try:
-                    check_data(Wait.decode(row.data).form, data)
+                    await check_answer(Wait.decode(row.data).form, data)
                 except Fault as fault:
                     raise SpecError([Problem(show_path(("data", *path)), text) for path, text in fault.found]) from None
 
