@@ -72,6 +72,32 @@ async def test_commands_of_another_server_arrive_in_their_order(stage: Stage) ->
     assert [event.kind for event in stage.told if event.kind in ("paused", "resumed")] == ["paused", "resumed", "paused"]
 
 
+async def test_a_command_does_not_overtake_one_that_waits_for_the_load(stage: Stage) -> None:
+    """The engine takes a lower number for a repeat: what was overtaken would never be applied."""
+    await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN})
+    cancel = await stage.record.command(run, "cancel", b"", stage.clock.now_ms())
+    await stage.load.apply(cancel)
+    await stage.load.run_once()  # what was offered; the commands are looked for in the next pass
+    await stage.hub.runs.pause(run)
+    await stage.go()
+    assert await stage.end(run) == ("cancelled", "cancelled")
+
+
+async def test_the_next_command_after_a_restart_does_not_overtake_either(stage: Stage) -> None:
+    await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    await stage.record.command(run, "cancel", b"", stage.clock.now_ms())
+    after = await stage.reopened()
+    rows = await after.record.unloaded("engine", after.engine.epoch, 9, stage.clock.now_ms())
+    await after.load._load(rows, stage.clock.now_ms())  # a pass that has read the commands before
+    await after.hub.runs.pause(run)
+    await after.take_up()
+    await after.go()
+    assert await after.end(run) == ("cancelled", "cancelled")
+
+
 async def test_a_command_is_recorded_before_it_is_applied(stage: Stage) -> None:
     await stage.node(script={"a": HOLD})
     run = await stage.submit({"a": RUN})

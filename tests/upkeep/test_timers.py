@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
+
+from skep.loop import Loop
 from skep.model.node import NodeInfo
 from skep.testing.stage import HOLD, Failed, Stage
 
@@ -58,6 +62,29 @@ async def test_a_silent_node_is_lost_and_its_work_goes_elsewhere(stage: Stage) -
     await stage.go(1)
     assert other.started == ["a"]
     assert await stage.end(run) == ("succeeded", None)
+
+
+async def test_a_server_that_stood_still_has_lost_nobody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has heard nobody meanwhile; who does not beat afterwards either is lost."""
+    await stage.hub.work.register(NodeInfo("quiet", slots=1), beats=True)
+    clock = asyncio.get_running_loop()
+    stood_s = 0.0
+
+    async def wait(_: Loop, seconds: float) -> None:
+        nonlocal stood_s
+        stood_s += seconds + 60
+        stage.clock.advance(round(seconds + 60) * 1000)
+
+    real = clock.time
+    monkeypatch.setattr(clock, "time", lambda: real() + stood_s)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Loop, "_wait", wait)
+        await stage.reap._wait(1.0)
+    await stage.pass_(stage.reap)
+    assert [node.info.id for node in await stage.engine.nodes()] == ["quiet"]
+    stage.clock.advance(10_001)
+    await stage.pass_(stage.reap)
+    assert await stage.engine.nodes() == []
 
 
 async def test_a_task_that_loses_too_many_nodes_fails(stage: Stage) -> None:

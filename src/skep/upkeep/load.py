@@ -55,6 +55,7 @@ class LoadLoop(Loop):
         self._refused: set[str] = set()
         """Runs whose workflow this version cannot use."""
         self._commands: dict[str, int] = {}
+        """Run to the number up to which its commands were handed over."""
         self._scan_ms = 0
         """When the record is asked next."""
         self._due_ms = 0
@@ -155,9 +156,13 @@ class LoadLoop(Loop):
                 self._commands[command.run] = command.number
 
     async def apply(self, command: Command) -> None:
-        """Hands a command that was just recorded to the engine; if the run is not there yet, right after it is loaded."""
-        if await self._tell(command) == NOT_FOUND:
+        """Hands a command that was just recorded to the engine; if the run is not there yet, right after it is loaded.
+
+        Never before an earlier one: the engine takes a lower number for a repeat, and somebody was promised what it says."""
+        if self._commands.get(command.run, 0) != command.number - 1 or await self._tell(command) in (NOT_FOUND, FULL):
             self.look()
+        else:
+            self._commands[command.run] = command.number
 
     async def _tell(self, command: Command) -> Answer:
         answer = await tell(self._engine, command)

@@ -5,11 +5,15 @@ Neither polls: each sleeps until the engine says that something is due, and wake
 
 from __future__ import annotations
 
+import asyncio
+
 from skep.clock import Clock
 from skep.engine.protocol import Engine, Promoted
 from skep.loop import Loop
 
 SHORTEST_S = 0.001
+STOOD_STILL_S = 1.0
+"""A pass that comes so much too late says that the whole process stood still: it was stopped, or starved."""
 
 
 class TimerLoop(Loop):
@@ -51,6 +55,22 @@ class ReapLoop(TimerLoop):
         super().__init__(engine, clock)
         self._silent_ms = silent_ms
         self._max_lost = max_lost
+        self._deaf_ms = 0
+        """How long nobody could be heard."""
+        self._excused_ms = 0
+        """Until when that excuses silence."""
 
     async def step(self) -> Promoted:
-        return await self._engine.reap(self._silent_ms, self._max_lost)
+        if self._deaf_ms and self._clock.now_ms() >= self._excused_ms:
+            self._deaf_ms = 0
+        return await self._engine.reap(self._silent_ms + self._deaf_ms, self._max_lost)
+
+    async def _wait(self, seconds: float) -> None:
+        """Who stood still has heard nobody meanwhile: no node is lost by that."""
+        clock = asyncio.get_running_loop()
+        due_s = clock.time() + seconds
+        await super()._wait(seconds)
+        late_s = clock.time() - due_s
+        if late_s >= STOOD_STILL_S:
+            self._deaf_ms += round(late_s * 1000)
+            self._excused_ms = self._clock.now_ms() + self._silent_ms

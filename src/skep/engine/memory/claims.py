@@ -49,6 +49,18 @@ class Claims:
     def __init__(self) -> None:
         self._counters: dict[str, Counter] = {}
         self._number = 0
+        self._withheld = False
+        """Whether nobody gets anything for now."""
+
+    def withhold(self) -> None:
+        """Gives nothing until `give_again`; who asks waits."""
+        self._withheld = True
+
+    def give_again(self) -> None:
+        """The first waiters that fit wake."""
+        self._withheld = False
+        for key, counter in tuple(self._counters.items()):
+            self._wake(key, counter)
 
     def next_number(self) -> int:
         self._number += 1
@@ -56,6 +68,8 @@ class Claims:
 
     def blocked(self, claims: Sequence[Claim], number: int) -> Claim | None:
         """The first claim that does not fit, else None."""
+        if self._withheld and claims:
+            return claims[0]
         for claim in claims:
             counter = self._counters.get(claim.key)
             if counter is not None:
@@ -120,6 +134,8 @@ class Claims:
                 self._wake(key, counter)
 
     def _wake(self, key: str, counter: Counter) -> None:
+        if self._withheld:
+            return
         room = counter.cap - counter.used
         for number in tuple(counter.numbers):
             waiter = counter.waiters.get(number)

@@ -125,6 +125,9 @@ class MemoryEngine:
     async def reap(self, silent_ms: int, max_lost: int) -> Promoted:
         return self._told(self.core.reap(self._clock.now_ms(), silent_ms, max_lost))
 
+    async def withhold(self, ms: int) -> None:
+        self._told(self.core.withhold(self._clock.now_ms(), ms))
+
     async def register(self, items: Sequence[Register]) -> list[Answer]:
         return self._told(self.core.register(self._clock.now_ms(), items))
 

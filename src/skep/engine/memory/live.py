@@ -24,6 +24,7 @@ SKIPPED = int(TaskState.SKIPPED)
 
 NOBODY: set[int] = set()
 NO_LEASES: dict[Token, int] = {}
+NO_DUES: list[tuple[int, int]] = []
 """Nothing is ever put in here: they stand for what hardly any run needs, and there may be very many small runs."""
 
 NOT_ENDED, BY_COMPLETE, BY_FAIL, BY_SNOOZE, BY_PARK, BY_RETURN = range(6)
@@ -64,6 +65,7 @@ class LiveRun:
         "children",
         "command",
         "cursors",
+        "due",
         "ended_by",
         "ended_n",
         "failing",
@@ -141,6 +143,8 @@ class LiveRun:
         """Whether only its parked tasks can move it: then it is not counted as live."""
         self.orphans = NOBODY
         """Tasks whose last attempt ran under an earlier engine and was neither adopted nor given up."""
+        self.due = NO_DUES
+        """When restored tasks are due, (due_ms, task), until the run is opened."""
         self.adopted = NO_LEASES
         """The old token of an adopted lease to the number of the new one."""
         self.timed = any(shape.deadlines_ms)
@@ -188,6 +192,10 @@ class LiveRun:
     def orphan(self, task: int) -> None:
         self.orphans = self.orphans if self.orphans is not NOBODY else set()
         self.orphans.add(task)
+
+    def delay(self, task: int, due_ms: int) -> None:
+        self.due = self.due if self.due is not NO_DUES else []
+        self.due.append((due_ms, task))
 
     def adopt(self, old: Token, n: int) -> None:
         self.adopted = self.adopted if self.adopted is not NO_LEASES else {}

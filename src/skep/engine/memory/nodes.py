@@ -226,10 +226,24 @@ class NodeVerbs(Ends):
         more = bool(limits and limits[0][0] <= self.now_ms)
         return Promoted(moved, more, limits[0][0] if limits else 0)
 
+    def withhold(self, now_ms: int, ms: int) -> None:
+        """Gives no claim for so long."""
+        self.begin(now_ms)
+        until_ms = self.now_ms + ms
+        if until_ms > self.withheld_ms:
+            self.withheld_ms = until_ms
+            self.claims.withhold()
+            self.push(self.limits, until_ms, "withheld", "")
+
     def _over(self, due_ms: int, kind: str, name: str, task: int, n: int) -> bool:
         """One limit has been reached. True when it still meant something."""
         if kind == "claim":
             self.claims.free(name, n)
+            return True
+        if kind == "withheld":
+            if due_ms < self.withheld_ms:
+                return False  # it was made longer
+            self.claims.give_again()
             return True
         if kind == "lock":
             lease = self.leases.get(n)

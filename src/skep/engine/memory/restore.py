@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from skep.engine.memory.ends import Ends
-from skep.engine.memory.live import Family, Lease, LiveRun
+from skep.engine.memory.live import NO_DUES, Family, Lease, LiveRun
 from skep.engine.memory.state import CANCELLED, DELAYED, FAILED, PARKED, READY, RUNNING, SKIPPED, SUCCEEDED
 from skep.engine.protocol import NOT_FOUND, OK, SUPERSEDED, Adopt, Adoption, Answer
 from skep.model.node import Adopted, Stop
@@ -61,7 +61,7 @@ class Restores(Ends):
                 run.park(task)
         elif state == DELAYED and due_ms > self.now_ms:
             run.states[task] = DELAYED
-            self.push(self.delays, due_ms, "delay", run.id, task, run.version[task])
+            run.delay(task, due_ms)
         elif state == RUNNING:
             run.orphan(task)
         if task >= run.size:  # it was let out, and so were those before it
@@ -110,6 +110,9 @@ class Restores(Ends):
 
     def resume_restored(self, run: LiveRun) -> None:
         """Does what followed from the last recorded event, then lets out what can start."""
+        for due_ms, task in run.due:
+            self.push(self.delays, due_ms, "delay", run.id, task, run.version[task])
+        run.due = NO_DUES
         if run.state is RunState.CANCELLING:
             self.leave_cursor(run, ("cancel", -1, 0))
         elif Policy.CANCEL in self._failed_policies(run):

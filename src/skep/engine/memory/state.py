@@ -57,6 +57,8 @@ class State:
         self.leases: dict[int, Lease] = {}
         self.queues: dict[tuple[str, str], ReadySet] = {}
         self.claims = Claims()
+        self.withheld_ms = 0
+        """Until when no claim is given."""
         self.sweeping: dict[str, LiveRun] = {}
         """Runs with cursors, in the order in which they got them."""
         self.delays: list[Due] = []

@@ -389,7 +389,7 @@ class TaskVerbs(Ends):
 
     def _resolve(self, item: Resolve) -> Answer:
         run, task = self.runs.get(item.run), item.task
-        if run is None or not 0 <= task < len(run.states):
+        if run is None or not run.opened or not 0 <= task < len(run.states):
             return NOT_FOUND
         if item.by in run.resolved.get(task, ()):
             return OK

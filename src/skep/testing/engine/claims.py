@@ -46,6 +46,27 @@ class ClaimSuite(Suite):
         await drive.start(2, claims=(first,))
         await drive.start(3, claims=(first,))
 
+    async def test_what_is_withheld_is_given_to_nobody(self, drive: Driver) -> None:
+        """Whoever asks meanwhile is served in turn when it is over."""
+        await drive.submit(shape(size=4))
+        token = await drive.start(3)
+        await drive.engine.withhold(1_000)
+        await drive.engine.withhold(300)
+        for task in (1, 0):
+            assert await drive.offer(task, claims=LOCK) == WAITING
+        await drive.start(2)
+        assert await drive.tell("claim", Ask("r", 3, token, "inside", 1, EXCLUSIVE, 60_000)) == WAITING
+        drive.clock.advance(999)
+        await drive.engine.reap(SILENT_MS, 3)
+        assert await drive.queue() == []
+        drive.clock.advance(1)
+        await drive.engine.reap(SILENT_MS, 3)
+        assert await drive.queue() == [("r", 1)], "the longer one counts"
+        assert LockGrant(token, "inside") in [entry for _, entry in await drive.engine.take("n", 1, 0, 9)]
+        await drive.start(1, claims=LOCK)
+        await drive.complete(1)
+        await drive.start(0, claims=LOCK)
+
     async def test_a_node_that_is_full_takes_no_claim(self, drive: Driver) -> None:
         await drive.submit(shape(size=2))
         assert await drive.offer(0, takes=(("vram", 1),), claims=LOCK) == NO_FIT

@@ -211,6 +211,26 @@ class RestoreSuite(Suite):
             return
         assert await drive.ended() == end
 
+    async def test_nothing_of_a_run_moves_before_it_is_open(self, drive: Driver) -> None:
+        """Not by a decision, and not by its time: what follows from them needs all chunks."""
+        now_ms = drive.clock.now_ms()
+        tasks = [RestoredTask(0, S.PARKED, 1), RestoredTask(1, S.DELAYED, 1, due_ms=now_ms + 5)]
+        known = drive.history.runs["r"] = RunHistory(shape(size=2))
+        known.grow(2)
+        known.states[0], known.attempts[0] = S.PARKED, 1
+        known.states[1], known.due_ms[1] = S.DELAYED, now_ms + 5
+        known.left(now_ms)
+        assert await drive.tell("load", drive.chunk(shape(size=2), count=2, restored=tasks)) == OK
+        drive.clock.advance(5)
+        assert (await drive.engine.promote()).moved == 0
+        verdict = Resolve("r", 0, "ann", S.SUCCEEDED, attempt=1)
+        assert (await drive.engine.resolve([verdict])) == [NOT_FOUND]
+        assert await drive.engine.events(0, 9) == drive.history.events
+        assert await drive.tell("open", "r") == OK
+        await self.promote_all(drive)
+        assert await drive.states() == "parked ready"
+        assert await drive.tell("resolve", verdict) == OK
+
     # -- attempts of an engine before
 
     async def test_an_attempt_for_which_nobody_comes_is_lost(self, drive: Driver) -> None:
