@@ -16,7 +16,17 @@ from typing import Any
 
 from skep import client, errors
 from skep.cli.app import COMMANDS, load_command
-from skep.flow import expressions, functions
+from skep.client import nouns
+from skep.client import runs as client_runs
+from skep.flow import expressions, functions, timetable
+from skep.hub import definitions as hub_definitions
+from skep.hub import events as hub_events
+from skep.hub import insight as hub_insight
+from skep.hub import nodes as hub_nodes
+from skep.hub import queue as hub_queue
+from skep.hub import runs as hub_runs
+from skep.hub import schedules as hub_schedules
+from skep.hub import tasks as hub_tasks
 from skep.model import calls, event, keys, kinds, schema, state
 from skep.model.fields import Field, Kind, Table
 from skep.model.run import AttemptView, RunView, TaskView
@@ -346,6 +356,35 @@ def _first_sentence(member: Any) -> str:
     return re.split(r"(?<=[.:])\s(?=[A-Z])", text)[0].replace(" (see the table in docs/reference.md)", "")
 
 
+# -- the client
+
+
+def client_table() -> str:
+    """What the client does not say of a method, the hub says: it has the same nouns."""
+    rows = [(f"`submit{_signature(client.Client.submit)}`", _first_sentence(client.Client.submit))]
+    for noun, (asked, answering) in NOUNS.items():
+        for name, member in vars(asked).items():
+            if not name.startswith("_") and callable(member):
+                text = _first_sentence(member) or _first_sentence(getattr(answering, name))
+                rows.append((f"`{noun}.{name}{_signature(member)}`", text))
+    for name, member in vars(client.Handle).items():
+        if not name.startswith("_") and callable(member):
+            rows.append((f"`Handle.{name}{_signature(member)}`", _first_sentence(member)))
+    return _table(("call", "what"), rows)
+
+
+NOUNS: Mapping[str, tuple[type, type]] = {
+    "runs": (client_runs.Runs, hub_runs.Runs),
+    "tasks": (nouns.Tasks, hub_tasks.Tasks),
+    "nodes": (nouns.Nodes, hub_nodes.Nodes),
+    "queue": (nouns.Queue, hub_queue.Queue),
+    "definitions": (nouns.Definitions, hub_definitions.Definitions),
+    "schedules": (nouns.Schedules, hub_schedules.Schedules),
+    "events": (nouns.Events, hub_events.Events),
+    "insight": (nouns.Insight, hub_insight.Insight),
+}
+
+
 # -- events, limits, commands
 
 
@@ -406,6 +445,27 @@ LIMITS: Sequence[tuple[str, str, Callable[[Any], str], str]] = (
     ("skep.node.probe", "SLOTS", _count, "Tasks that one local node runs at once, where `--node` does not say."),
     ("skep.engine.protocol", "RELEASE_LIMIT", _count, "Tasks released in one step of the engine."),
     ("skep.upkeep.place", "BACKLOG", _count, "Unrecorded events beyond which nothing more starts."),
+    ("skep.server.answers", "MAX_BODY", _size, "One request to a server."),
+    ("skep.hub.views", "MOST", _count, "Tasks in one page."),
+    ("skep.hub.tasks", "SHOWN", _count, "Waits in one list."),
+    ("skep.hub.events", "MAX_DATA", _size, "What an event brings along, as JSON."),
+    ("skep.hub.events", "MAX_WORD", _count, "Characters of an event's name, key or id."),
+    ("skep.hub.tasks", "MAX_DATA", _size, "The answer to a question, as JSON."),
+    ("skep.hub.tasks", "MAX_COMMENT", _count, "Characters of the comment on a decision."),
+    ("skep.hub.tasks", "MAX_BY", _count, "Characters of who decides."),
+    ("skep.hub.answered", "LIMIT_S", _seconds, "For holding an answer against a form with a `pattern`."),
+    ("skep.flow.timetable", "EVERY_LEAST_MS", _ms, "Shortest interval of a schedule."),
+    ("skep.flow.firing", "MISSED_MS", _ms, "How late a schedule may fire and still be on time."),
+    ("skep.flow.firing", "MOST", _count, "Times of a schedule that wait, or are caught up with."),
+    ("skep.upkeep.rejoin", "WINDOW_S", _seconds, "For nodes to bring their work to a server that was started again."),
+    ("skep.server.link", "BACK_S", _seconds, "For a node whose connection ended to come back."),
+    ("skep.server.link", "ALL_BACK_S", _seconds, "The same, when the connections of all nodes ended at once."),
+    ("skep.node.remote", "FENCE_S", _seconds, "After this long without a server a node ends attempts that hold a lock."),
+    ("skep.node.remote", "ALONE_S", _seconds, "How long other attempts go on without a server."),
+    ("skep.node.supervisor", "IDLE_S", _seconds, "How long a local node stays that has no server and no work."),
+    ("skep.upkeep.prune", "KEEP_MS", _ms, "How long an ended run is kept, where `skep up --keep` does not say."),
+    ("skep.record.prune", "SIGNAL_MS", _ms, "How long an event is kept for those that may wait for it."),
+    ("skep.record.prune", "NODE_MS", _ms, "How long a node that has left is remembered."),
     ("skep.record.prune", "ORPHAN_MS", _ms, "How long an artifact without a run is kept."),
 )
 
@@ -459,7 +519,9 @@ REFERENCE: Mapping[str, Callable[[], str]] = {
     "names": names,
     "operators": operators,
     "functions": function_table,
+    "schedule options": lambda: keys_of(timetable.OPTIONS),
     "context": context_table,
+    "client": client_table,
     "document": document,
     "exit codes": exit_codes,
     "errors": error_classes,

@@ -131,7 +131,7 @@ def _parse_inputs(value: Any) -> dict[str, Any]:
 _ZONE: Final = Kind(_parse_zone, {"type": "string"})
 _MOMENT: Final = Kind(_parse_moment, {"type": ["string", "number"]})
 _NAMED: Final = kinds.matching(rf"{kinds.NAME}(?:@[1-9][0-9]*)?", "the name of a stored workflow, or name@version")
-_OPTIONS: Final = Table(
+OPTIONS: Final = Table(
     "a schedule",
     Field("cron", "cron", Kind(_parse_cron, {"type": "string"}), "Five fields, or @daily and the like."),
     Field("every", "every_ms", Kind(_parse_every, kinds.DURATION.schema), "Interval, counted from `start`."),
@@ -154,7 +154,7 @@ def build_schedule(options: Mapping[str, Any], now_ms: int) -> ScheduleSpec:
     found, also when nothing would ever fire."""
     faults: list[Found] = []
     given = {key: value for key, value in options.items() if value is not None}
-    read = _OPTIONS.read(given, faults)
+    read = OPTIONS.read(given, faults)
     for one, other, missing in (("cron", "every", "says no time"), ("workflow", "spec", "says no workflow")):
         if _has(given, one) == _has(given, other):
             both = f"found `{one}` and `{other}`"
@@ -180,7 +180,7 @@ def build_schedule(options: Mapping[str, Any], now_ms: int) -> ScheduleSpec:
 
 
 def _has(given: Mapping[str, Any], key: str) -> bool:
-    return any(name in given for name in _OPTIONS.names_of(key))
+    return any(name in given for name in OPTIONS.names_of(key))
 
 
 def _ms(moment: int | datetime | None, zone: tzinfo, now_ms: int) -> int:

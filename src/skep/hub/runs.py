@@ -260,6 +260,7 @@ class Runs(Streams):
         await self._command(run, "pause", reason.encode())
 
     async def resume(self, run: str, reason: str = "") -> None:
+        """Goes on with a run after `pause`."""
         await self._unfinished(run)
         await self._command(run, "resume", reason.encode())
 

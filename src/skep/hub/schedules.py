@@ -58,11 +58,11 @@ class Schedules:
         return await self._view(row)
 
     async def list(self, namespace: str = "") -> list[ScheduleView]:
-        """By name."""
+        """All of them, by name."""
         return [await self._view(row, last=1) for row in await self._record.schedules(namespace)]
 
     async def get(self, name: str, namespace: str = "") -> ScheduleView:
-        """Raises NotFoundError."""
+        """How it is, with its next times and its last runs. Raises NotFoundError."""
         return await self._view(await self._record.schedule(namespace or DEFAULT_NAMESPACE, name))
 
     async def remove(self, name: str, namespace: str = "") -> bool:
