@@ -1,4 +1,7 @@
-"""What the tasks of the drills do: they keep a ledger outside of Skep."""
+"""What the tasks of the drills do: they keep a ledger outside of Skep.
+
+A line: what, name, attempt, token, run, nanoseconds of CLOCK_MONOTONIC, which all processes share; perhaps a word more.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import time
 from pathlib import Path
 
 from skep import context
+
+STILL_S = 0.005
+"""Between two signs that a lock is still held."""
 
 
 def touch(ledger: str, name: str, ms: int) -> str:
@@ -26,8 +32,74 @@ def linger(ledger: str, name: str, release: str) -> str:
     return name
 
 
-def _note(ledger: str, what: str, name: str) -> None:
-    line = f"{what} {name} {context.attempt} {context.token}\n".encode()
+def flaky(ledger: str, name: str, times: int) -> str:
+    """Fails so many times."""
+    _note(ledger, "start", name)
+    if context.attempt <= times:
+        raise RuntimeError(f"attempt {context.attempt} fails")
+    _note(ledger, "end", name)
+    return name
+
+
+def count(ledger: str, name: str, steps: int) -> int:
+    """Counts by checkpoint. Each number is noted once it is saved, and each attempt notes with which one it begins."""
+    _note(ledger, "start", name)
+    done = int(context.checkpoint.load(default=0))
+    _note(ledger, "loaded", name, str(done))
+    while done < steps:
+        time.sleep(0.01)
+        done += 1
+        context.checkpoint.save(done)
+        _note(ledger, "saved", name, str(done))
+    _note(ledger, "end", name)
+    return done
+
+
+def snooze(ledger: str, name: str, times: int) -> str:
+    """Comes again so many times."""
+    _note(ledger, "start", name)
+    done = int(context.checkpoint.load(default=0))
+    if done < times:
+        context.checkpoint.save(done + 1)
+        context.snooze("80ms")
+    _note(ledger, "end", name)
+    return name
+
+
+def hold(ledger: str, name: str, key: str, ms: int) -> str:
+    """Takes a lock for a part of its time."""
+    _note(ledger, "start", name)
+    with context.lock(key):
+        _held(ledger, name, key, ms)
+    _note(ledger, "end", name)
+    return name
+
+
+def locked(ledger: str, name: str, key: str, ms: int) -> str:
+    """For a task that holds the lock as long as it runs."""
+    _note(ledger, "start", name)
+    _held(ledger, name, key, ms)
+    _note(ledger, "end", name)
+    return name
+
+
+def hang(ledger: str, name: str) -> None:
+    """Until it is stopped."""
+    _note(ledger, "start", name)
+    while True:
+        time.sleep(0.02)
+
+
+def _held(ledger: str, name: str, key: str, ms: int) -> None:
+    until = time.monotonic() + ms / 1000
+    _note(ledger, "held", name, key)
+    while time.monotonic() < until:
+        time.sleep(STILL_S)
+        _note(ledger, "held", name, key)
+
+
+def _note(ledger: str, what: str, name: str, more: str = "") -> None:
+    line = f"{what} {name} {context.attempt} {context.token} {context.run_id} {time.monotonic_ns()} {more}\n".encode()
     file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, line)  # one write below PIPE_BUF to a file opened for appending is never mixed with another

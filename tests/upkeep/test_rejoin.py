@@ -163,6 +163,107 @@ async def test_a_node_that_comes_late_is_heard_at_once(stage: Stage) -> None:
     assert node.started == ["a"]
 
 
+LOCKED: dict[str, Any] = {"a": RUN | {"locks": ["door"]}}
+
+
+async def test_no_lock_is_given_while_a_node_that_did_not_come_may_have_it(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    await stage.submit(LOCKED)
+    await stage.go()
+    after = await stage.reopened("n")
+    assert after.rejoin is not None
+    after.rejoin._window_s = 0
+    other = await after.node("other")
+    await after.take_up()
+    second = await after.submit(LOCKED)
+    free = await after.submit({"b": RUN})
+    await after.go()
+    assert other.started == ["b"]
+    await node.rejoin(after)
+    await after.go()
+    assert node.stops == [], "it has it still"
+    await after.go(15_000)
+    node.script = {}
+    assert await node.finish("a") == "ok"
+    await after.go()
+    assert [await after.end(run) for run in (second, free)] == [("succeeded", None)] * 2
+
+
+async def test_who_comes_with_a_lock_when_others_may_have_it_is_too_late(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    await stage.submit(LOCKED)
+    await stage.go()
+    after = await stage.reopened()
+    await after.take_up()
+    await node.rejoin(after)
+    await after.go()
+    assert node.stops == [("a", "superseded")]
+    node.script = {}
+    await after.go(4_999)
+    assert node.started == ["a"], "it may still be about to end"
+    await after.go(1)
+    await after.go()
+    assert node.started == ["a", "a"]
+
+
+async def test_a_lock_is_not_given_before_a_cancelled_attempt_has_ended(stage: Stage) -> None:
+    """The next server sweeps its run before its node comes."""
+    node = await stage.node(script={"a": HOLD})
+    node.deaf = True
+    run = await stage.submit(LOCKED)
+    await stage.go()
+    await stage.hub.runs.cancel(run)
+    await stage.go()
+    after = await stage.reopened("n")
+    await after.take_up(node)
+    node.script = {}
+    waiting = await after.submit(LOCKED)
+    await after.go()
+    assert node.stops == [("a", "cancel"), ("a", "superseded")]
+    assert node.started == ["a"]
+    await after.go(5_000)
+    await after.go()
+    assert await after.end(waiting) == ("succeeded", None)
+
+
+async def test_a_node_that_started_anew_has_nothing_of_what_it_brought_before(stage: Stage) -> None:
+    """It died while the server waited for others."""
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened("n", "m")
+    first = asyncio.create_task(node.rejoin(after))
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert after.nodes == [node]
+    later = ScriptedNode(after.hub.work, msgspec.structs.replace(node.info, incarnation=node.info.incarnation + 1), {})
+    other = await after.node("m", slots=0)
+    await after.take_up(later, other)
+    await first
+    after.nodes.remove(node)
+    await after.go()
+    assert later.started == ["a"]
+    assert counted(after.told)["adopted"] == 0
+    assert await after.end(run) == ("succeeded", None)
+
+
+async def test_a_fault_with_what_is_brought_holds_nobody_up(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened("n")
+
+    async def adopt(_: object) -> list[Any]:
+        raise KeyError("what nobody thought of")
+
+    after.engine.adopt = adopt  # type: ignore[method-assign, assignment]
+    node.script = {}
+    await after.take_up(node)
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert "a fault of Skep's own" in caplog.text
+
+
 async def test_what_was_recorded_stays_and_the_node_is_told_so(stage: Stage) -> None:
     node = await stage.node(script={"a": 1, "b": HOLD})
     run = await stage.submit(CHAIN)

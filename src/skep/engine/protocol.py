@@ -403,8 +403,8 @@ class Engine(Protocol):
         ...
 
     async def withhold(self, ms: int) -> None:
-        """Gives no claim to anyone for so long: somebody of whom the engine cannot know may have it still. Whoever asks waits in
-        line; adopted leases keep what they hold. A repeat can only make it longer."""
+        """Gives no claim to anyone for so long: somebody of whom the engine cannot know may have it still. Whoever asks waits
+        in line; adopted leases keep what they hold. A repeat can only make it longer."""
         ...
 
     # nodes

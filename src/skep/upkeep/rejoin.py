@@ -26,6 +26,10 @@ WINDOW_S: Final = 5.0
 """For nodes to come."""
 BATCH: Final = 1_000
 
+CLAIMS_MS: Final = 15_000
+"""After its last beat a node that does not come may still work under a claim: it ends that by itself at 12 s."""
+END_MS: Final = 5_000
+"""For an attempt to end that its node is told to stop."""
 PAUSE_S: Final = 1.0
 """After the record has failed."""
 
@@ -55,6 +59,10 @@ class Rejoin:
         self._window_s = window_s
         self._all_there = asyncio.Event()
         self._leases: list[Adopt] = []
+        self._claims_s = 0.0
+        """When claims are given to others (again), on the clock of the event loop."""
+        self._starts: dict[str, int] = {}
+        """The last incarnation of each node that came."""
         self._outcomes: list[Ended] = []
         self._turn = asyncio.Lock()
         self._over = asyncio.Event()
@@ -73,6 +81,11 @@ class Rejoin:
         except TimeoutError:
             pass
         await self._load.caught_up.wait()
+        if self._missing:
+            # Whoever does not come has heard nobody since before this engine began. Its locks are not known, so none is given.
+            log.warning("still without %s: locks are given in a while", ", ".join(sorted(self._missing)))
+            await self._engine.withhold(CLAIMS_MS)
+        self._claims_s = asyncio.get_running_loop().time() + (CLAIMS_MS / 1000 if self._missing else 0)
         async with self._turn:
             while self._outcomes or self._leases:
                 outcomes, leases = tuple(self._outcomes), tuple(self._leases)
@@ -82,6 +95,8 @@ class Rejoin:
                     log.warning("what nodes brought could not be taken up, and is tried again: %s", error)
                     await asyncio.sleep(PAUSE_S)
                     continue
+                except Exception:  # whatever it is, nothing would ever start
+                    log.exception("a fault of Skep's own: what nodes brought is not taken up, and happens again")
                 del self._outcomes[: len(outcomes)], self._leases[: len(leases)]
             self._over.set()
             self._place.waits = False
@@ -91,10 +106,17 @@ class Rejoin:
         """Leases on which a node works, and outcomes, under tokens of an earlier engine. Returns when all of them are applied,
         or superseded; each lease is answered in the node's inbox."""
         leases = [_lease(node, lease) for lease in held]
+        starts = self._starts.setdefault(node, incarnation)
+        if incarnation != starts:  # what the one before was at work on has ended with it
+            self._starts[node] = incarnation
+            self._leases = [lease for lease in self._leases if lease.node != node]
         ended = [(_ended(node, outcome), outcome) for outcome in outcomes]
         if self._over.is_set():
+            too_late = asyncio.get_running_loop().time() >= self._claims_s
+            gone = [lease for lease in leases if too_late and (lease.claims or lease.locks)]  # others may have them by now
             async with self._turn:
-                await self._take_up(ended, leases)
+                await self._take_up(ended, [lease for lease in leases if lease not in gone])
+                await self._dismiss(gone)
             return
         self._leases += leases
         self._outcomes += ended
@@ -110,7 +132,8 @@ class Rejoin:
 
     async def _take_up(self, ended: Sequence[Ended], held: Sequence[Adopt]) -> None:
         outcomes = sorted(ended, key=lambda item: item[0].token)
-        leases = sorted(held, key=lambda item: item.token)
+        # Those with locks first: whoever waited for one asks again as soon as it is adopted.
+        leases = sorted(held, key=lambda item: (not (item.claims or item.locks), item.token))
         while True:
             outcomes = await self._apply(outcomes)
             leases = await self._adopt(leases)
@@ -118,8 +141,14 @@ class Rejoin:
             # Perhaps what they are of is not there yet: a map that is to unfold again, a task that follows a skipped one.
             if not runs or self._over.is_set() or not await self._place.settle(runs):
                 break
+        await self._dismiss(leases)
+
+    async def _dismiss(self, leases: Sequence[Adopt]) -> None:
         for first in range(0, len(leases), BATCH):
-            await self._engine.dismiss([(lease.node, lease.token) for lease in leases[first : first + BATCH]])
+            some = leases[first : first + BATCH]
+            await self._engine.dismiss([(lease.node, lease.token) for lease in some])
+            if any(lease.claims or lease.locks for lease in some):
+                await self._engine.withhold(END_MS)  # they are about to end, and nobody else knows what they hold
 
     async def _apply(self, outcomes: list[Ended]) -> list[Ended]:
         """Tells the engine outcomes for as long as one of them makes room for others; answers those that have none."""

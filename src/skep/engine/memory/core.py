@@ -126,7 +126,8 @@ class MemoryEngine:
         return self._told(self.core.reap(self._clock.now_ms(), silent_ms, max_lost))
 
     async def withhold(self, ms: int) -> None:
-        self._told(self.core.withhold(self._clock.now_ms(), ms))
+        self.core.withhold(self._clock.now_ms(), ms)
+        self._told(None)
 
     async def register(self, items: Sequence[Register]) -> list[Answer]:
         return self._told(self.core.register(self._clock.now_ms(), items))

@@ -1,0 +1,179 @@
+"""What must hold of a record and of the ledger, whatever was killed meanwhile."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from skep.model.state import RunState, TaskState
+from skep.wiring import RECORD_FILE
+
+ENDS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
+COMMIT_MS = 1_500
+"""Between the moment that a command is given as its time, and the one in which it is applied."""
+
+
+class Line(NamedTuple):
+    """Of the ledger."""
+
+    what: str
+    name: str
+    attempt: int
+    token: str
+    run: str
+    at_ns: int
+    more: str
+
+
+def read(ledger: Path) -> list[Line]:
+    if not ledger.exists():
+        return []
+    rows = [line.split() for line in ledger.read_text().splitlines()]
+    return [Line(r[0], r[1], int(r[2]), r[3], r[4], int(r[5]), r[6] if len(r) > 6 else "") for r in rows]
+
+
+@contextmanager
+def opened(home: Path) -> Iterator[sqlite3.Connection]:
+    record = sqlite3.connect(f"file:{home / RECORD_FILE}?mode=ro", uri=True)
+    try:
+        yield record
+    finally:
+        record.close()
+
+
+def finished(home: Path) -> set[tuple[str, str]]:
+    """Run and name of every task that is recorded as succeeded; without those of runs that were retried."""
+    with opened(home) as record:
+        names = _names(record)
+        rows = record.execute(
+            "SELECT run_id, idx FROM tasks WHERE state = ?"
+            " AND run_id NOT IN (SELECT run_id FROM commands WHERE verb = 'retry')",
+            (int(TaskState.SUCCEEDED),),
+        ).fetchall()
+    return {(run, names[run].get(index, "")) for run, index in rows}
+
+
+def _names(record: sqlite3.Connection) -> dict[str, dict[int, str]]:
+    """Of the tasks of each run, by index."""
+    found: dict[str, dict[int, str]] = {}
+    for run, body in record.execute("SELECT r.id, d.body FROM runs r JOIN definitions d ON d.digest = r.digest"):
+        tasks = msgspec.json.decode(body)["tasks"]
+        found[run] = dict(enumerate(task["name"] for task in tasks))
+    for run, parent, first, count in record.execute("SELECT run_id, parent, first, count FROM expansions"):
+        found[run].update({first + at: f"{found[run][parent]}[{at}]" for at in range(count)})
+    return found
+
+
+def histories(home: Path) -> dict[str, list[dict[str, Any]]]:
+    """The events of each run in their order."""
+    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    with opened(home) as record:
+        for run, chunk in record.execute("SELECT run_id, events FROM events ORDER BY run_id, epoch, first"):
+            found[run] += msgspec.json.decode(chunk)
+    return found
+
+
+def check_record(home: Path) -> None:
+    """Its rows agree with each other; all runs have ended."""
+    with opened(home) as record:
+
+        def none(what: str, sql: str) -> None:
+            rows = record.execute(sql).fetchmany(5)
+            assert not rows, f"{what}: {rows}"
+
+        none("runs that have not ended", "SELECT id, state, reason FROM runs WHERE state < 3")
+        none("unfinished tasks of ended runs", "SELECT run_id, idx, state, reason FROM tasks WHERE state < 5")
+        none("attempts without an end", "SELECT * FROM attempts WHERE state IN ('running', 'parked')")
+        none(
+            "ended attempts that no token names",
+            "SELECT * FROM attempts WHERE state = 'succeeded' AND node <> '' AND (token_n IS NULL OR first_n IS NULL)",
+        )
+        none("waits of nobody", "SELECT * FROM waits")
+        none("rejected events", "SELECT * FROM rejected")
+        none(
+            "tasks whose last attempt says otherwise",
+            "SELECT t.run_id, t.idx, t.state, a.state FROM tasks t JOIN attempts a"
+            " ON a.run_id = t.run_id AND a.idx = t.idx AND a.attempt = t.attempts"
+            " AND a.attempt > COALESCE(t.since, 0) WHERE (t.state = 5) <> (a.state = 'succeeded')",
+        )
+        none("runs that count more tasks than they have", "SELECT id FROM runs WHERE started_ms = 0 AND state = 3")
+        none("commands beyond the last", "SELECT id FROM runs WHERE applied > command")
+
+
+def check_histories(home: Path) -> None:
+    """One outcome for a task until it is reset; nothing is granted in a run that is being cancelled or has ended."""
+    for run, events in histories(home).items():
+        ended: set[int] = set()
+        over = cancelling = False
+        for event in events:
+            kind = event["kind"]
+            tasks = event.get("tasks") or [event.get("task", -1)]
+            if kind in ENDS:
+                assert not over, f"run {run} has ended, and then {event}"
+                again = ended & set(tasks)
+                assert not again, f"run {run}: another outcome: {event}"
+                ended |= set(tasks)
+            elif kind == "reset":
+                ended -= set(tasks)
+                over = cancelling = False
+            elif kind == "ended":
+                assert not over, f"run {run} has ended twice: {event}"
+                over = True
+            elif kind == "cancelling":
+                cancelling = True
+            elif kind in ("granted", "retrying", "snoozed", "ready") and run in event.get("run", run):
+                assert not over, f"run {run} has ended, and then {event}"
+                assert not (ended & set(tasks)), f"run {run}: a task that has ended goes on: {event}"
+                assert not (cancelling and kind == "granted"), f"run {run} is being cancelled, and then {event}"
+
+
+def check_locks(lines: list[Line]) -> None:
+    """From its first to its last sign of life in it nobody else had the lock."""
+    spans: defaultdict[str, dict[tuple[str, str, str], list[int]]] = defaultdict(dict)
+    for line in lines:
+        if line.what == "held":
+            span = spans[line.more].setdefault((line.run, line.name, line.token), [line.at_ns, line.at_ns])
+            span[1] = max(span[1], line.at_ns)
+    for key, of_key in spans.items():
+        last_end, last = 0, ("", "", "")
+        for who, (begin, end) in sorted(of_key.items(), key=lambda item: item[1][0]):
+            assert begin >= last_end, f"lock {key}: {who} had it {(last_end - begin) / 1e6:.1f} ms before {last} let it go"
+            if end > last_end:
+                last_end, last = end, who
+
+
+def check_counts(lines: list[Line], retried: set[str]) -> None:
+    """No attempt of a task that counts by checkpoint begins below what was saved."""
+    saved: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for line in lines:
+        task = (line.run, line.name)
+        if line.run in retried:
+            continue
+        if line.what == "saved":
+            saved[task] = max(saved[task], int(line.more))
+        elif line.what == "loaded":
+            assert int(line.more) >= saved[task], f"{task} had saved {saved[task]} and began again at {line.more}"
+
+
+def check_commands(home: Path) -> None:
+    """A run that was told to be cancelled ended so, or had ended before, or was about to."""
+    stories = histories(home)
+    with opened(home) as record:
+        cancels = record.execute(
+            "SELECT c.run_id, c.at_ms, r.state, r.reason, c.number, r.applied FROM commands c JOIN runs r ON r.id = c.run_id"
+            " WHERE c.verb = 'cancel' AND c.run_id NOT IN (SELECT run_id FROM commands WHERE verb = 'retry')"
+        ).fetchall()
+    for run, at_ms, state, reason, number, applied in cancels:
+        story = stories[run]
+        reasons = [event.get("reason") for event in story if event["kind"] == "cancelling"]
+        if state == RunState.CANCELLED or "task_failed" in reasons or "timeout" in reasons:
+            continue
+        end_ms = next(event["at_ms"] for event in reversed(story) if event["kind"] == "ended")
+        told = f"run {run} was cancelled (command {number}, applied {applied})"
+        assert end_ms <= at_ms + COMMIT_MS, f"{told} and ended {end_ms - at_ms} ms later as {state} {reason}"
