@@ -119,6 +119,8 @@ def test_the_same_key_again_is_the_same_run(client: Client, raw: Any) -> None:
         ('{"definition": "w", "in_ms": -1}', "in_ms", "milliseconds"),
         ('{"definition": "w", "id": "../../etc"}', "id", "UUID"),
         ('{"definition": "w", "colour": 1}', "", "colour"),
+        ('{"definition": "w", "namespace": "a/b"}', "namespace", "a/b"),
+        ('{"definition": "w", "labels": {"a": "\\u0000"}}', "labels", ""),
         ('{"workflow": {"name": "w", "tasks": {"a": {"run": "x"}}}, "inputs": {"n": 1}}', "inputs.n", "no such input"),
     ],
 )

@@ -22,13 +22,18 @@ from skep.model.spec import WorkflowSpec
 from skep.model.state import RunState
 from skep.model.views import Bulk, RunList, RunSummary, TaskList
 from skep.record.protocol import Accepted, NewRun, Record, RunFilter, RunRow
-from skep.upkeep.catalog import Catalog
+from skep.upkeep.catalog import Catalog, compiled
 from skep.upkeep.load import LoadLoop
 
 MAX_INPUTS: Final = 8 * 1024 * 1024
 """Bytes of JSON that a run's inputs may have."""
 PAGE: Final = 1_000
 """Runs read at once."""
+PLANS: Final = 64
+PLAN_TASKS: Final = 200_000
+"""Workflows that are known by the object that was handed in, and the tasks of all of them."""
+GROUP: Final = 200
+"""Commands given at once: they share commits."""
 LOOKS: Final = 10
 """The record looks at a few thousand runs at a time; for one page it is asked so often."""
 VERBS: Final = {
@@ -56,9 +61,14 @@ class Runs(Streams):
         kept = self._plans.get(id(spec))
         return kept if kept is not None and kept.spec is spec else self.keep(compile_plan(spec))
 
+    async def planned(self, spec: WorkflowSpec) -> Plan:
+        """`plan`, beside other work when the workflow is a large one."""
+        kept = self._plans.get(id(spec))
+        return kept if kept is not None and kept.spec is spec else self.keep(await compiled(spec))
+
     def keep(self, plan: Plan) -> Plan:
         """Makes a plan known, so that submitting its workflow does not compile it again."""
-        if len(self._plans) >= 64:
+        if len(self._plans) >= PLANS or sum(len(kept.names) for kept in self._plans.values()) > PLAN_TASKS:
             self._plans.clear()
         self._plans[id(plan.spec)] = plan
         self._catalog.keep_plan(plan)
@@ -88,7 +98,7 @@ class Runs(Streams):
         """Accepts one run: returns its id once the record has committed it. `due_ms`: it does not start before. A child run
         takes namespace, priority, labels and `base` of its parent where it has none of its own. Raises SpecError, RefusedError.
         """
-        plan = self.plan(spec)
+        plan = await self.planned(spec)
         run = self._new(plan, self._encode_inputs(spec, inputs or {}), run_id, priority, labels, timeout_ms, idempotency_key)
         run = msgspec.structs.replace(run, namespace=namespace or run.namespace, due_ms=due_ms, base=base, schedule=schedule)
         if parent is not None:
@@ -116,7 +126,7 @@ class Runs(Streams):
         keys: Sequence[str | None] | None = None,
     ) -> list[str]:
         """Accepts many runs of one workflow in one commit. All are checked first: nothing is half-submitted."""
-        plan = self.plan(spec)
+        plan = await self.planned(spec)
         encoded = [self._encode_inputs(spec, given) for given in inputs]
         new = [
             self._new(plan, data, run_ids[at] if run_ids else None, priority, labels, timeout_ms, keys[at] if keys else None)
@@ -301,16 +311,19 @@ class Runs(Streams):
     async def bulk(self, verb: str, wanted: RunFilter, *, reason: str = "", limit: int = 10_000) -> Bulk:
         """A command to all runs of a filter that it can be meant for, up to `limit`."""
         states = tuple(state for state in VERBS[verb] if not wanted.states or state in wanted.states)
-        done: list[str] = []
-        refused: dict[str, str] = {}
-        if states:
-            for run in await self._ids(msgspec.structs.replace(wanted, states=tuple(map(int, states))), limit):
-                try:
-                    await (self.retry(run, (), reason) if verb == "retry" else getattr(self, verb)(run, reason or verb))
-                    done.append(run)
-                except SkepError as error:
-                    refused[run] = str(error)
-        return Bulk(done, refused)
+        told = Bulk([], {})
+        runs = await self._ids(msgspec.structs.replace(wanted, states=tuple(map(int, states))), limit) if states else ()
+
+        async def command(run: str) -> None:
+            try:
+                await (self.retry(run, (), reason) if verb == "retry" else getattr(self, verb)(run, reason or verb))
+                told.done.append(run)
+            except SkepError as error:
+                told.refused[run] = str(error)
+
+        for first in range(0, len(runs), GROUP):
+            await asyncio.gather(*map(command, runs[first : first + GROUP]))
+        return told
 
     async def _ids(self, wanted: RunFilter, limit: int) -> Sequence[str]:
         """All of them first: what a command does would move the pages."""

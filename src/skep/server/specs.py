@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from skep.errors import SpecError
+from skep.errors import Problem, SpecError
 from skep.flow.plan import Plan, compile_plan
 from skep.hub.hub import Hub
 from skep.model.authoring import build_workflow, spec_to_data
+from skep.model.fields import Found, show_path
+from skep.model.keys import WORKFLOW
 from skep.model.spec import WorkflowSpec
 from skep.server.answers import is_given, parse
 
@@ -33,6 +36,15 @@ def checked(spec: msgspec.Raw, workflow: dict[str, Any] | None) -> WorkflowSpec:
     if is_given(spec) == (workflow is not None):
         raise SpecError.at("", "expected exactly one of `workflow` and `spec`")
     return build_workflow(workflow if workflow is not None else _written(parse(bytes(spec), WorkflowSpec)))
+
+
+def check_words(namespace: str | None, labels: Mapping[str, str]) -> None:
+    """What a request says beside its workflow must be as it would be in one. Raises SpecError."""
+    faults: list[Found] = []
+    given = {"namespace": namespace, "labels": labels or None}
+    WORKFLOW.read({"name": "w", "tasks": {"t": {}}} | {key: value for key, value in given.items() if value is not None}, faults)
+    if faults:
+        raise SpecError([Problem(show_path(path), message) for path, message in faults])
 
 
 def _written(spec: WorkflowSpec) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from skep.model.spec import WorkflowSpec, digest
 from skep.model.views import RunSummary
 from skep.record.protocol import RunFilter
 from skep.server.answers import Query, answer, body_of, check_id, hub_of, is_given, lines, size_of, told
-from skep.server.specs import planned
+from skep.server.specs import check_words, planned
 
 RUNS: Final = f"{API}/workflows"
 
@@ -84,6 +84,7 @@ def _check(given: Submission) -> None:
     for name, number, most in (("priority", given.priority, 10), ("timeout_ms", given.timeout_ms, 1 << 50)):
         if not 0 <= number <= most:
             raise SpecError.at(name, f"found {number}, expected a whole number from 0 to {most}")
+    check_words(given.namespace, given.labels)
     for name, number in (("at_ms", given.at_ms), ("in_ms", given.in_ms)):
         if not 0 <= number < 1 << 50:
             raise SpecError.at(name, f"found {number}, expected milliseconds")
@@ -93,7 +94,7 @@ async def _spec(hub: Hub, given: Submission, size: int) -> WorkflowSpec:
     if given.definition is not None:
         stored = await hub.definitions.find(given.definition, given.namespace or "")
         plan = hub.runs.kept_plan(stored.digest)
-        return plan.spec if plan is not None else hub.runs.plan(WorkflowSpec.decode(stored.body)).spec
+        return plan.spec if plan is not None else (await hub.runs.planned(WorkflowSpec.decode(stored.body))).spec
     known = hub.runs.kept_plan(digest(bytes(given.spec))) if given.workflow is None else None
     return (known or await planned(hub, given.spec, given.workflow, size)).spec
 
