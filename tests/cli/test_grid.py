@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skep.cli.grid import GAP, LEAST, Column, Grid
+from skep.cli.grid import GAP, LEAST, SHORT, Column, Grid
 from skep.cli.screen import cells, paint
 
 COLUMNS = (Column("run"), Column("name", cut=True), Column("took", right=True), Column("labels", cut=True))
@@ -39,6 +39,17 @@ def test_a_table_fits_its_terminal_where_what_may_be_cut_is_enough(rows: list[li
     for line in lines:
         assert cells(line) < max(width, 20 + 3 * GAP + 2 * LEAST)
         assert "\n" not in line
+
+
+def test_ids_give_way_only_when_cutting_is_not_enough() -> None:
+    run, columns = "01a20fdc-1867-7c65-bb1e-d61fa4399b1f", (Column("run", short=SHORT), Column("name", cut=True))
+
+    def row(width: int) -> str:
+        return paint([*Grid(columns, width).page([[run, "n" * 30]])][1], color=False)
+
+    assert row(80).startswith(f"{run}  nnn")
+    assert row(50) == f"{run}  {'n' * 10}…"
+    assert row(40) == f"01a20fdc-1867  {'n' * 7}…"
 
 
 def test_nothing_is_cut_where_there_is_no_terminal() -> None:

@@ -46,31 +46,36 @@ def big(n: list[int]):
 
 
 class Terminal:
-    """As much of a terminal as the view needs: text, line feeds, carriage returns, cursor up, erase below."""
+    """As much of a terminal as the view needs: text over text, line feeds, carriage returns, cursor up, erasing."""
 
     def __init__(self) -> None:
         self.lines = [""]
-        self.row = 0
+        self.row = self.column = 0
 
     def feed(self, data: str) -> None:
-        for text, ups, erase in re.findall(r"([^\x1b]+)|\x1b\[(\d+)A|\x1b\[(J)|\x1b\[[?\d;]*[a-zA-Z]", data):
+        for text, ups, erase in re.findall(r"([^\x1b]+)|\x1b\[(\d+)A|\x1b\[([JK])|\x1b\[[?\d;]*[a-zA-Z]", data):
             if ups:
                 self.row = max(self.row - int(ups), 0)
             elif erase:
-                del self.lines[self.row :]
-                self.lines.append("")
+                assert (self.row, self.column) != (0, 0), "a terminal such as tmux keeps what is cleared from its top on"
+                self.lines[self.row] = self.lines[self.row][: self.column]
+                if erase == "J":
+                    del self.lines[self.row + 1 :]
             else:
                 self.write(text)
 
     def write(self, text: str) -> None:
         for part in re.findall(r"[\r\n]|[^\r\n]+", text):
             if part == "\n":
-                self.row += 1
+                self.row, self.column = self.row + 1, 0
                 if self.row == len(self.lines):
                     self.lines.append("")
-            elif part != "\r":
-                self.lines[self.row] += part
-                assert len(self.lines[self.row]) <= COLUMNS
+            elif part == "\r":
+                self.column = 0
+            else:
+                line, self.column = self.lines[self.row], self.column + len(part)
+                self.lines[self.row] = line[: self.column - len(part)] + part + line[self.column :]
+                assert self.column <= COLUMNS
 
 
 def watch(skep: Any, *args: str) -> tuple[str, str, int]:

@@ -58,6 +58,8 @@ def test_times_are_told_as_people_say_them() -> None:
     assert age(NOON_MS - 250_000, NOON_MS) == "4m ago"
     assert age(NOON_MS - 300, NOON_MS) == "now"
     assert age(NOON_MS + 3 * 86_400_000, NOON_MS) == "in 3d"
+    assert age(NOON_MS + 3_599_200, NOON_MS) == "in 1h"
+    assert age(NOON_MS + 1, NOON_MS) == "in 1s"
     assert age(NOON_MS - 9_300, NOON_MS) == "9s ago"
     assert both(None, NOON_MS) == age(None, 0) == local(0) == "-"
     assert both(NOON_MS - 60_000, NOON_MS) == "2026-03-01 12:59:00, 1m ago"

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import Any
 
 import pytest
 
+from skep.client import Filter
+
+CHILDREN = """
+name: parent
+labels: {family: parent}
+tasks:
+  each: {uses: {workflow: {name: child, labels: {family: child}, tasks: {a: {run: "true"}}}}, map: [1, 2]}
+"""
 FLOW = """
 name: {name}
 tasks:
@@ -67,6 +76,35 @@ def test_pages_follow_each_other_without_gap_or_repeat(server: Any) -> None:
     assert len(server("runs", "--workflow", "paged", "--all").stdout.splitlines()) == 6
 
 
+def test_children_are_listed_only_when_they_are_asked_for(server: Any) -> None:
+    server.file("parent.yaml", CHILDREN)
+    parent = server.json("submit", "parent.yaml", "--wait", "--json")["id"]
+
+    def found(*options: str) -> list[str]:
+        return [run["id"] for run in server.json("runs", "--label", "family", "--json", *options)["runs"]]
+
+    with server.client() as client:
+        children = [run.id for run in client.runs.list(Filter(parent=parent)).runs]
+    assert len(children) == 2
+    assert found() == [parent]
+    assert sorted(found("--children")) == sorted([parent, *children])
+    assert sorted(run["id"] for run in server.json("runs", "--parent", parent, "--json")["runs"]) == sorted(children)
+    assert parent in server("show", "last").stdout.splitlines()[1], "the newest run is nobody's child"
+    assert "--children" in server("runs", "--search", children[0]).stderr
+
+
+def test_a_run_that_is_due_later_says_when(server: Any) -> None:
+    run = server.submit("later.yaml", FLOW.format(name="later", code=0), "--in", "1h")
+    line = server("runs", "--workflow", "later").stdout.splitlines()[1]
+    assert re.fullmatch(rf"{run}  later +queued, due in (59m|1h) +- +(now|\d+s ago) +-", line.rstrip())
+    server("cancel", run)
+
+
+def test_an_empty_id_is_no_run(server: Any) -> None:
+    for command in ("show", "watch", "logs", "cancel"):
+        assert "is empty" in server(command, "", code=2).stderr
+
+
 def test_a_reader_that_leaves_early_is_no_error(server: Any) -> None:
     ended(server, "piped")
     process = server.start("runs", "--all", "--json")
@@ -76,6 +114,21 @@ def test_a_reader_that_leaves_early_is_no_error(server: Any) -> None:
 
 
 # -- show
+
+
+def test_a_run_that_is_held_by_the_queue_says_so(own_server: Any, wait: Any) -> None:
+    own_server("queue", "pause")
+    run = own_server.submit("held.yaml", FLOW.format(name="held", code=0))
+    with own_server.client() as client:
+        wait(lambda: client.queue.stats().ready)
+    assert "held      the queue is paused; `skep queue resume` goes on" in own_server("show", run).stdout
+    own_server("queue", "resume")
+    wait(lambda: own_server.state(run) == "succeeded")
+    assert "held  " not in own_server("show", run).stdout.split("\n", 1)[1]
+    run = own_server.submit("gpu.yaml", "name: gpu\ntasks:\n  a: {run: 'true', requires: [gpu]}\n")
+    with own_server.client() as client:
+        wait(lambda: any(one.unplaced for one in client.queue.stats().classes))
+    assert "a task finds no node with room" in own_server("show", run).stdout
 
 
 def test_show_says_how_a_run_stands_problems_first(server: Any) -> None:
@@ -144,6 +197,17 @@ def test_logs_of_one_task_are_as_it_wrote_them(server: Any) -> None:
     assert server("logs", run, "each[0]", "--attempt", "1").stdout == "item 1\n"
     pieces = [json.loads(line) for line in server("logs", run, "say", "--json").stdout.splitlines()]
     assert {piece["stream"] for piece in pieces} == {"out", "err"}
+
+
+def test_a_tail_is_the_last_lines_of_what_is_there(server: Any) -> None:
+    flow = "name: long\ntasks:\n  a: {run: 'seq 1 500; printf open'}\n  b: {run: 'echo x; echo y', needs: [a]}\n"
+    run = server.submit("long.yaml", flow)
+    with server.client() as client:
+        client.runs.wait(run, 20)
+    assert server("logs", run, "a", "--tail", "3").stdout == "499\n500\nopen"
+    assert server("logs", run, "--tail", "2").stdout.splitlines() == server("logs", run).stdout.splitlines()[-2:]
+    assert server("logs", run, "--tail", "2", "-f").stdout == "b │ x\nb │ y\na │ open\n", "the open line ends with the run"
+    assert json.loads(server("logs", run, "--tail", "1", "--json").stdout)["task"] == "b"
 
 
 def test_logs_are_followed_to_the_end_of_the_run(server: Any, wait: Any) -> None:

@@ -87,7 +87,7 @@ def test_many_are_chosen_by_a_filter_only_with_a_yes(server: Any, wait: Any) -> 
     assert (sorted(bulk["done"]), bulk["refused"]) == (sorted(runs), {})
     for run in runs:
         wait(lambda run=run: server.state(run) == "cancelled")
-    assert "0 runs" in server("cancel", "--label", "bulk=1").stderr
+    assert "no runs to cancel" in server("cancel", "--label", "bulk=1").stderr
 
 
 def test_several_by_name_are_each_told(server: Any, wait: Any) -> None:
@@ -119,7 +119,7 @@ def test_what_waits_for_a_person_is_listed_and_approved(server: Any, wait: Any) 
 
 def test_an_approval_by_somebody_twice_is_refused(server: Any, wait: Any) -> None:
     run = parked(server, wait)
-    assert "version" in server("approve", run, "ship", code=3).stderr
+    assert "--field NAME=VALUE" in server("approve", run, "ship", code=3).stderr
     server("reject", run, "ship", "--comment", "not now", "--by", "ada")
     wait(lambda: server.state(run) == "failed")
     assert "ship" in server("approve", run, "ship", "--field", "version=1", code=3).stderr
@@ -152,6 +152,7 @@ def test_definitions_are_kept_in_versions(server: Any) -> None:
     assert "--yes" in server("definitions", "remove", "kept", code=2).stderr
     server("definitions", "remove", "kept", "--yes")
     assert "kept" in server("definitions", "show", "kept", code=3).stderr
+    assert "no definition 'kept'" in server("definitions", "remove", "kept", code=3).stderr
 
 
 def test_a_schedule_fires_is_paused_and_forgotten(server: Any, wait: Any) -> None:
@@ -170,6 +171,20 @@ def test_a_schedule_fires_is_paused_and_forgotten(server: Any, wait: Any) -> Non
     server("schedule", "resume", "nightly")
     server("schedule", "remove", "nightly")
     assert "nightly" in server("schedule", "show", "nightly", code=3).stderr
+    assert "no schedule 'nightly'" in server("schedule", "remove", "nightly", code=3).stderr
+
+
+def test_a_schedule_that_starts_nothing_says_why(server: Any, wait: Any) -> None:
+    server.file("flow.yaml", "name: gone\ntasks:\n  a: {run: 'true'}\n")
+    server("definitions", "put", "flow.yaml")
+    server("schedule", "put", "vain", "--workflow", "gone", "--every", "1s")
+    server("definitions", "remove", "gone")
+    with server.client() as client:
+        wait(lambda: client.schedules.get("vain").trouble)
+    line = next(line for line in server("schedule", "list").stdout.splitlines() if line.startswith("vain"))
+    assert "no definition 'gone'" in line
+    assert "its last time started no run: " in server("schedule", "show", "vain").stdout
+    server("schedule", "remove", "vain")
 
 
 @pytest.mark.parametrize(
@@ -240,5 +255,6 @@ def test_shells_are_offered_what_the_server_knows(server: Any, wait: Any) -> Non
     assert run in offered("skep", "watch", "")
     assert offered("skep", "approve", run, "") == ["ship"]
     assert offered("skep", "drain", "lo") == ["local"]
-    assert offered("skep", "logs", run, "d") == ["done"]
+    assert offered("skep", "logs", run, "d") == offered("skep", "logs", "last", "d") == ["done"]
+    assert offered("skep", "retry", run, "--from", "s") == ["ship"]
     server("cancel", run)

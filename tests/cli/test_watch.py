@@ -96,7 +96,7 @@ def test_the_live_view_is_the_tree_of_the_run(server: Any, wait: Any) -> None:
         pass
     os.close(ours)
     assert process.wait(timeout=20) == 0
-    last = data.decode().rpartition("\x1b[J")[2]
+    last = data.decode().rpartition("\x1b[?2026h")[2]
     assert "╰─" in last
     assert "7/7" in last
     assert "succeeded" in last

@@ -8,14 +8,14 @@ from typing import Annotated, Final
 import typer
 
 from skep.cli import completion, remote
-from skep.cli.grid import Cell, Column, Grid
+from skep.cli.grid import SHORT, Cell, Column, Grid
 from skep.cli.moments import age
 from skep.model.wait import APPROVAL, WaitView
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 COLUMNS: Final = (
-    Column("run"),
+    Column("run", short=SHORT),
     Column("workflow", cut=True),
     Column("task", cut=True),
     Column("since"),

@@ -22,7 +22,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command()
 def check(
-    workflow: Annotated[str, typer.Argument(help="A YAML or JSON file, `module:workflow`, or `file.py:workflow`.")],
+    workflow: Annotated[
+        str, typer.Argument(metavar="FLOW", help="A YAML or JSON file, `module:workflow`, or `file.py:workflow`.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print what was found as one JSON document.")] = False,
     graph: Annotated[bool, typer.Option("--graph", help="Print the graph as a Mermaid drawing.")] = False,
 ) -> None:

@@ -49,7 +49,7 @@ class Shell(StrEnum):
 
 
 @app.command()
-def completion(shell: Annotated[Shell, typer.Argument(help="Which shell.")]) -> None:
+def completion(shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Which shell.")]) -> None:
     """Print what makes your shell complete commands, options, runs, tasks, nodes and names.
 
     **Examples**
@@ -85,12 +85,21 @@ def _offered(ask: Callable[[Any, typer.Context], Iterable[str]]) -> Callable[[ty
 
 
 def _tasks(client: Any, ctx: typer.Context) -> list[str]:
-    run = ctx.params.get("run")
-    return [task.name for task in client.runs.tasks(str(run)).tasks] if run else []
+    run = _run(client, ctx)
+    return [task.name for task in client.runs.tasks(run).tasks] if run else []
 
 
 def _waiting(client: Any, ctx: typer.Context) -> list[str]:
-    return [wait.task for wait in client.tasks.waits(kind="approval", run=ctx.params.get("run"))]
+    return [wait.task for wait in client.tasks.waits(kind="approval", run=_run(client, ctx))]
+
+
+def _run(client: Any, ctx: typer.Context) -> str | None:
+    """The run that is named already."""
+    from skep.cli.remote import find_run  # noqa: PLC0415  it needs the completions
+
+    several = ctx.params.get("runs") or ctx.args  # an option without its value yet, and the words are left as they are
+    named = ctx.params.get("run") or next(iter(several), None)
+    return find_run(client, str(named)) if named else None
 
 
 runs = _offered(lambda client, _: ["last", *(run.id for run in client.runs.list(limit=MOST).runs)])

@@ -12,14 +12,14 @@ import typer
 from skep.cli import completion, remote
 from skep.cli.options import json_or_text, parse_pairs
 from skep.client import Client
-from skep.errors import NotFoundError, RefusedError
+from skep.errors import NotFoundError, RefusedError, SpecError
 from skep.model.wait import APPROVAL, WaitView
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 Task = Annotated[
     str | None,
-    typer.Argument(help="The task; not needed where only one waits.", autocompletion=completion.waiting),
+    typer.Argument(metavar="TASK", help="The task; not needed where only one waits.", autocompletion=completion.waiting),
 ]
 Comment = Annotated[str, typer.Option("--comment", "-m", metavar="TEXT", help="Why.")]
 Field = Annotated[
@@ -83,7 +83,10 @@ def _decide(
         wait = _wait(client, found, task)
         name = task or (wait.task if wait else "")
         decide = client.tasks.approve if verb == "approve" else client.tasks.reject
-        seen = decide(found, name, by=by or _user(), comment=comment, data=_data(given, wait.form if wait else None))
+        try:
+            seen = decide(found, name, by=by or _user(), comment=comment, data=_data(given, wait.form if wait else None))
+        except SpecError as error:
+            raise RefusedError(f"{error}; say it with --field NAME=VALUE") from None
         if json:
             remote.document(seen)
         else:

@@ -10,6 +10,7 @@ import typer
 from skep.cli import completion, remote
 from skep.cli.grid import Column, Grid
 from skep.cli.moments import age
+from skep.errors import NotFoundError
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
 
@@ -37,7 +38,7 @@ def definitions() -> None:
 
 @app.command()
 def put(
-    file: Annotated[str, typer.Argument(metavar="WORKFLOW", help="A file, `module:workflow`, or `file.py:workflow`.")],
+    file: Annotated[str, typer.Argument(metavar="FLOW", help="A file, `module:workflow`, or `file.py:workflow`.")],
     note: Annotated[str, typer.Option("--note", "-m", metavar="TEXT", help="What changed.")] = "",
     data: remote.Data = None,
     json: remote.Json = False,
@@ -59,7 +60,9 @@ def put(
 
 @app.command("list")
 def list_(
-    name: Annotated[str | None, typer.Argument(help="All versions of this one.", autocompletion=completion.definitions)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="All versions of this one.", autocompletion=completion.definitions)
+    ] = None,
     namespace: remote.Namespace = None,
     data: remote.Data = None,
     json: remote.Json = False,
@@ -118,5 +121,7 @@ def remove(
         if stored > 1:
             remote.sure(f"Forget {stored} versions of {name}?", yes)
         count = client.definitions.remove(name, namespace)
+        if not count:
+            raise NotFoundError(f"there is no definition {name!r}; `skep definitions list` lists them")
         versions = f"{count} version{'' if count == 1 else 's'}"
         remote.document({"removed": count}) if json else remote.note(f"{name}: {versions} removed")

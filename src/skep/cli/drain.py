@@ -13,7 +13,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command()
 def drain(
-    node: Annotated[str, typer.Argument(help="Its name; `skep nodes` lists them.", autocompletion=completion.nodes)],
+    node: Annotated[
+        str, typer.Argument(metavar="NODE", help="Its name; `skep nodes` lists them.", autocompletion=completion.nodes)
+    ],
     undo: Annotated[bool, typer.Option("--undo", help="Give it work again.")] = False,
     data: remote.Data = None,
     json: remote.Json = False,
@@ -34,4 +36,5 @@ def drain(
         elif undo:
             remote.note(f"{seen.id} takes work again")
         else:
-            remote.note(f"{seen.id} gets nothing new; {seen.running} task{'' if seen.running == 1 else 's'} still run there")
+            rest = "1 task still runs there" if seen.running == 1 else f"{seen.running or 'no'} tasks run there"
+            remote.note(f"{seen.id} gets nothing new; {rest}")

@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command()
 def event(
-    name: Annotated[str, typer.Argument(help="Its name, as in `wait_for`.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, as in `wait_for`.")],
     key: Annotated[str, typer.Option(metavar="TEXT", help="Its key, as in `wait_for`.")] = "",
     payload: Annotated[str | None, typer.Option(metavar="VALUE", help="What it brings: JSON, else text.")] = None,
     id: Annotated[str | None, typer.Option(metavar="TEXT", help="The same id again is the same event.")] = None,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import Callable
+from typing import Annotated, Any, Final
 
 import typer
 
 from skep.cli import completion
 from skep.cli.moments import parse_past_ms
+from skep.cli.shape import parameters_of, shaped
 from skep.client import Filter
 from skep.model.state import RunState
 
@@ -41,16 +43,28 @@ Parent = Annotated[
 ]
 
 
+def choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command, in the place of its parameter `wanted`, the options that make it."""
+    own, options = parameters_of(command), parameters_of(chosen)
+
+    def run(**given: Any) -> None:
+        wanted = chosen(**{name: given.pop(name) for name in options})
+        command(wanted=wanted, **given)
+
+    spread = [([*options.values()] if name == "wanted" else [parameter]) for name, parameter in own.items()]
+    return shaped(run, command, itertools.chain.from_iterable(spread))
+
+
 def chosen(
-    state: Sequence[str] | None,
-    workflow: str | None,
-    label: Sequence[str] | None,
-    namespace: str | None,
-    search: str | None,
-    since: str | None,
-    until: str | None,
-    schedule: str | None = None,
-    parent: str | None = None,
+    state: State = None,
+    workflow: Workflow = None,
+    label: Label = None,
+    namespace: Namespace = None,
+    search: Search = None,
+    since: Since = None,
+    until: Until = None,
+    schedule: Schedule = None,
+    parent: Parent = None,
 ) -> Filter:
     """The filter that the options make. Raises BadParameter."""
     now_ms = time.time_ns() // 1_000_000

@@ -14,6 +14,7 @@ from skep.cli.console import Console
 from skep.cli.ended import CANCELLED, TAIL_BYTES, Ended
 from skep.cli.lines import Lines
 from skep.cli.live import Live
+from skep.cli.moments import both
 from skep.cli.summary import MOST, summary
 from skep.client import Client, UnreachableError
 from skep.clock import SystemClock
@@ -45,6 +46,9 @@ def follow(
     with console.open(json=json):
         found = client.runs.get(run)
         plan = compile_plan(client.runs.definition(found.id))
+        now_ms = time.time_ns() // 1_000_000
+        if found.due_ms and found.due_ms > now_ms and not found.started_ms and not quiet:
+            console.view.say([("it is due ", "dim"), (both(found.due_ms, now_ms), "")])
         try:
             _show(client.home, found.id, plan, console)
         except KeyboardInterrupt:

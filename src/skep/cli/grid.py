@@ -10,17 +10,21 @@ from skep.cli.screen import Line, cells, cut, plain
 GAP: Final = 2
 LEAST: Final = 8
 """Columns to which a text may be cut."""
+SHORT: Final = 13
+"""Of a run's id, that stand for it where there is no room: the moment at which it was made, to a millisecond."""
 
 Cell: TypeAlias = str | tuple[str, str]
 """A text, or a text and its style."""
 
 
 class Column(NamedTuple):
-    """One column. `cut`: its texts may be shortened for want of room."""
+    """One column. `cut`: its texts may be shortened for want of room. `short`: where that is not enough, so many of their first
+    characters will do."""
 
     head: str
     right: bool = False
     cut: bool = False
+    short: int = 0
 
 
 class Grid:
@@ -51,6 +55,8 @@ class Grid:
                 break
             widths[most] -= 1
             over -= 1
+        if over > 0:
+            widths = [min(wide, column.short or wide) for wide, column in zip(widths, self._columns, strict=True)]
         return widths
 
     def _line(self, row: Sequence[tuple[str, str]]) -> Line:
@@ -59,6 +65,8 @@ class Grid:
         for at, ((text, style), column, wide) in enumerate(zip(row, self._columns, self._widths, strict=True)):
             if self._width and column.cut:
                 text = cut(text, wide)
+            elif column.short:
+                text = text[:wide]
             room = " " * max(wide - cells(text), 0)
             spans.append((room + text if column.right else text, style))
             if at < last:

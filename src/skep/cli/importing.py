@@ -28,7 +28,7 @@ def importing() -> None:
 
 @app.command()
 def wfformat(
-    file: Annotated[Path, typer.Argument(help="A WfCommons WfFormat 1.5 instance (JSON).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="A WfCommons WfFormat 1.5 instance (JSON).")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FLOW.yaml", help="The file to write.")],
     time_scale: Annotated[float, typer.Option(metavar="X", help="By what recorded durations are multiplied.")] = 1.0,
     command: Annotated[

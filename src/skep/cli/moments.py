@@ -61,7 +61,7 @@ def age(ms: int | None, now_ms: int) -> str:
     if not ms:
         return "-"
     if ms > now_ms:
-        return f"in {_short(ms - now_ms)}"
+        return f"in {_short(-(-(ms - now_ms) // 1000) * 1000)}"  # what is due in an hour is not due in 59 minutes
     return f"{_short(now_ms - ms)} ago" if now_ms - ms >= 1000 else "now"
 
 

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from skep.cli import filters, many, remote
+from skep.cli import many
+from skep.client import Client
+from skep.model.views import RunSummary
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()
-def pause(
-    runs: many.Runs = None,
-    state: filters.State = None,
-    workflow: filters.Workflow = None,
-    label: filters.Label = None,
-    namespace: filters.Namespace = None,
-    search: filters.Search = None,
-    since: filters.Since = None,
-    until: filters.Until = None,
-    schedule: filters.Schedule = None,
-    parent: filters.Parent = None,
-    all: many.All = False,
-    reason: many.Reason = "",
-    yes: remote.Yes = False,
-    data: remote.Data = None,
-    json: remote.Json = False,
-) -> None:
+@many.steers("pause")
+def pause(client: Client, run: str, reason: str) -> RunSummary:
     """Pause runs: what runs goes on, nothing more starts.
 
     **Examples**
@@ -34,15 +21,4 @@ def pause(
     - `skep pause last`
     - `skep pause --label team=web --yes`
     """
-    wanted = filters.chosen(state, workflow, label, namespace, search, since, until, schedule, parent)
-    many.command(
-        "pause",
-        runs,
-        wanted,
-        lambda client, run: client.runs.pause(run, reason),
-        all=all,
-        yes=yes,
-        reason=reason,
-        data=data,
-        json=json,
-    )
+    return client.runs.pause(run, reason)

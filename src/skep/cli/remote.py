@@ -15,7 +15,7 @@ import typer
 from skep.cli import completion
 from skep.cli.problems import problems_of
 from skep.cli.screen import Line, paint
-from skep.client import Client
+from skep.client import Client, Filter
 from skep.errors import NotFoundError, SkepError
 
 NEWEST: Final = ("-", "last")
@@ -50,10 +50,12 @@ def told(json: bool) -> Iterator[None]:
 
 
 def find_run(client: Client, run: str) -> str:
-    """The run that was meant, as the server takes it. Raises NotFoundError."""
+    """The run that was meant, as the server takes it; the newest is nobody's child. Raises BadParameter, NotFoundError."""
+    if not run.strip():
+        raise typer.BadParameter("is empty, expected an id, its beginning, or `last`", param_hint="RUN")
     if run not in NEWEST:
         return run
-    newest = client.runs.list(limit=1).runs
+    newest = client.runs.list(Filter(roots=True), limit=1).runs
     if not newest:
         raise NotFoundError("there are no runs yet; `skep submit FLOW.yaml` makes one")
     return newest[0].id

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from skep.cli import filters, many, remote
+from skep.cli import many
+from skep.client import Client
+from skep.model.views import RunSummary
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 
 @app.command()
-def resume(
-    runs: many.Runs = None,
-    state: filters.State = None,
-    workflow: filters.Workflow = None,
-    label: filters.Label = None,
-    namespace: filters.Namespace = None,
-    search: filters.Search = None,
-    since: filters.Since = None,
-    until: filters.Until = None,
-    schedule: filters.Schedule = None,
-    parent: filters.Parent = None,
-    all: many.All = False,
-    reason: many.Reason = "",
-    yes: remote.Yes = False,
-    data: remote.Data = None,
-    json: remote.Json = False,
-) -> None:
+@many.steers("resume")
+def resume(client: Client, run: str, reason: str) -> RunSummary:
     """Let paused runs go on.
 
     **Examples**
@@ -34,15 +21,4 @@ def resume(
     - `skep resume last`
     - `skep resume --label team=web --yes`
     """
-    wanted = filters.chosen(state, workflow, label, namespace, search, since, until, schedule, parent)
-    many.command(
-        "resume",
-        runs,
-        wanted,
-        lambda client, run: client.runs.resume(run, reason),
-        all=all,
-        yes=yes,
-        reason=reason,
-        data=data,
-        json=json,
-    )
+    return client.runs.resume(run, reason)

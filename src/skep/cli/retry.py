@@ -6,33 +6,21 @@ from typing import Annotated
 
 import typer
 
-from skep.cli import completion, filters, many, remote
+from skep.cli import completion, many
+from skep.client import Client
+from skep.model.views import RunSummary
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
+From = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="TASK", help="From this task on. Repeat it.", autocompletion=completion.tasks),
+]
+
 
 @app.command()
-def retry(
-    runs: many.Runs = None,
-    from_: Annotated[
-        list[str] | None,
-        typer.Option("--from", metavar="TASK", help="From this task on. Repeat it.", autocompletion=completion.tasks),
-    ] = None,
-    state: filters.State = None,
-    workflow: filters.Workflow = None,
-    label: filters.Label = None,
-    namespace: filters.Namespace = None,
-    search: filters.Search = None,
-    since: filters.Since = None,
-    until: filters.Until = None,
-    schedule: filters.Schedule = None,
-    parent: filters.Parent = None,
-    all: many.All = False,
-    reason: many.Reason = "",
-    yes: remote.Yes = False,
-    data: remote.Data = None,
-    json: remote.Json = False,
-) -> None:
+@many.steers("retry")
+def retry(client: Client, run: str, reason: str, from_: From = None) -> RunSummary:
     """Take up runs that ended: the tasks that did not succeed run again, what succeeded is kept.
 
     With --from a task and all that needs it run again, also where they succeeded.
@@ -43,17 +31,4 @@ def retry(
     - `skep retry 0192f0c1 --from build`
     - `skep retry --workflow nightly --state failed --since 12h --yes`
     """
-    if from_ and len(runs or ()) != 1:
-        raise typer.BadParameter("goes with exactly one run", param_hint="--from")
-    wanted = filters.chosen(state, workflow, label, namespace, search, since, until, schedule, parent)
-    many.command(
-        "retry",
-        runs,
-        wanted,
-        lambda client, run: client.runs.retry(run, from_ or (), reason),
-        all=all,
-        yes=yes,
-        reason=reason,
-        data=data,
-        json=json,
-    )
+    return client.runs.retry(run, from_ or (), reason)

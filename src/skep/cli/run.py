@@ -27,7 +27,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 @app.command()
 def run(
-    workflow: Annotated[str, typer.Argument(help="A YAML or JSON file, `module:workflow`, or `file.py:workflow`.")],
+    workflow: Annotated[
+        str, typer.Argument(metavar="FLOW", help="A YAML or JSON file, `module:workflow`, or `file.py:workflow`.")
+    ],
     input: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="An input: JSON, else text. Repeat it.")] = None,
     inputs: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Inputs as one JSON mapping.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole run as one JSON document.")] = False,

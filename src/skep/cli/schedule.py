@@ -15,7 +15,8 @@ from skep.cli import completion, remote
 from skep.cli.grid import Cell, Column, Grid
 from skep.cli.moments import age, both
 from skep.cli.options import parse_inputs, parse_pairs, parse_urgency
-from skep.cli.screen import Line
+from skep.cli.screen import Line, plain
+from skep.errors import NotFoundError
 from skep.model.schedule import ScheduleView
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
@@ -26,6 +27,7 @@ COLUMNS: Final = (
     Column("workflow", cut=True),
     Column("next"),
     Column("last"),
+    Column("trouble", cut=True),
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.", autocompletion=completion.schedules)]
@@ -46,7 +48,7 @@ def schedule() -> None:
 def put(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule; one of that name is replaced.")],
     file: Annotated[
-        str | None, typer.Argument(metavar="[FLOW]", help="A file, `module:workflow`, or `file.py:workflow`.")
+        str | None, typer.Argument(metavar="FLOW", help="A file, `module:workflow`, or `file.py:workflow`.")
     ] = None,
     workflow: Annotated[
         str | None,
@@ -152,8 +154,9 @@ def remove(name: Name, namespace: remote.Namespace = None, data: remote.Data = N
     - `skep schedule remove nightly`
     """
     with remote.server(data, json) as client:
-        removed = client.schedules.remove(name, namespace)
-        remote.document({"removed": removed}) if json else remote.note(f"{name} is removed")
+        if not client.schedules.remove(name, namespace):
+            raise NotFoundError(f"there is no schedule {name!r}; `skep schedule list` lists them")
+        remote.document({"removed": True}) if json else remote.note(f"{name} is removed")
 
 
 @app.command()
@@ -201,15 +204,16 @@ def _now_ms() -> int:
 
 def _row(one: ScheduleView, now_ms: int) -> list[Cell]:
     following: Cell = ("paused", "yellow") if one.paused else age(one.next_ms, now_ms)
-    when = f"{one.when} ({one.timezone})" if one.cron else one.when
-    return [one.name, when, one.workflow, following, age(one.fired_ms, now_ms)]
+    return [one.name, one.when, one.workflow, following, age(one.fired_ms, now_ms), (one.trouble or "", "red")]
 
 
 def _lines(one: ScheduleView) -> Iterator[Line]:
     now_ms = _now_ms()
     yield [(one.name, "bold"), ("  paused" if one.paused else "", "yellow")]
+    if one.trouble:
+        yield [("  trouble   ", "dim"), (f"its last time started no run: {plain(one.trouble)}", "red")]
     rows = [
-        ("when", one.when + (f" ({one.cron}, {one.timezone})" if one.cron else "")),
+        ("when", one.when + (f" [{one.cron}]" if one.cron else "")),
         ("workflow", one.workflow),
         *([("inputs", msgspec.json.encode(one.inputs).decode())] if one.inputs else []),
         ("policies", f"overlap {one.overlap}, catch up {one.catch_up}"),

@@ -109,7 +109,9 @@ class Region:
         # Lines of an earlier, wider frame wrapped when the terminal became narrower.
         height = self._height * -(-self._columns // columns) if self._columns > columns else self._height
         up = f"\x1b[{height}A" if height else ""
-        self._file.write(f"\x1b[?2026h\x1b[?25l\r{up}\x1b[J" + "".join(f"{row}\n" for row in rows) + "\x1b[?2026l")
+        # Each line is written over the old one, and its rest cleared. To clear all of it first would flicker, and there are
+        # terminals that keep what is cleared from their top on: every frame.
+        self._file.write(f"\x1b[?2026h\x1b[?25l\r{up}" + "".join(f"{row}\x1b[K\n" for row in rows) + "\x1b[J\x1b[?2026l")
         self._file.flush()
         self._height, self._columns = len(lines), columns
 

@@ -41,6 +41,8 @@ STYLES: Final = {
     "ready": "dim",
     "skipped": "dim",
 }
+WAITS: Final = {"map": "waits for its children", "approval": "waits for an approval", "event": "waits for an event"}
+"""Reasons of parked tasks, as people say them."""
 COLUMNS: Final = (
     Column("task", cut=True),
     Column("state"),
@@ -55,7 +57,8 @@ COLUMNS: Final = (
 def show(
     run: remote.Run = "last",
     task: Annotated[
-        str | None, typer.Argument(help="Show this task: its output, error and attempts.", autocompletion=completion.tasks)
+        str | None,
+        typer.Argument(metavar="TASK", help="Show this task: its output, error and attempts.", autocompletion=completion.tasks),
     ] = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="Page through the tasks.")] = False,
     state: Annotated[
@@ -101,7 +104,7 @@ def show(
 def _run(client: Client, run: RunSummary) -> Iterator[Line]:
     now_ms = time.time_ns() // 1_000_000
     waits = client.tasks.waits(run=run.id) if run.counts.get("parked") else []
-    yield [(run.workflow, "bold"), ("  ", ""), standing(run)]
+    yield [(run.workflow, "bold"), ("  ", ""), standing(run, now_ms)]
     for name, text in _facts(run, now_ms):
         yield [(f"  {name:<10}", "dim"), (plain(text), "")]
     yield [("  tasks     ", "dim"), *_counts(run)]
@@ -109,6 +112,8 @@ def _run(client: Client, run: RunSummary) -> Iterator[Line]:
         yield [("  waits     ", "dim"), (plain(waiting(wait)), "yellow"), (f"  {age(wait.since_ms, now_ms)}", "dim")]
     if len(waits) > SOME:
         yield [(f"            and {len(waits) - SOME:,} more: skep show {run.id} --state parked", "dim")]
+    if held := _held(client, run):
+        yield [("  held      ", "dim"), (held, "yellow")]
     shown, rest = _chosen(client, run)
     if shown:
         yield []
@@ -138,6 +143,21 @@ def _facts(run: RunSummary, now_ms: int) -> Iterator[tuple[str, str]]:
         yield "started", both(run.started_ms, now_ms)
         took = format_duration((run.finished_ms or now_ms) - run.started_ms)
         yield ("finished", f"{both(run.finished_ms, now_ms)}, after {took}") if run.finished_ms else ("runs for", took)
+
+
+def _held(client: Client, run: RunSummary) -> str | None:
+    """Why nothing of a run is at work, where that lies with the queue or the nodes."""
+    if run.finished_ms or run.paused or run.counts.get("running") or not (run.counts.get("ready") or run.counts.get("waiting")):
+        return None
+    queue = client.queue.stats(run.namespace)
+    if {"*", run.namespace} & {*queue.paused}:
+        return "the queue is paused; `skep queue resume` goes on"
+    if run.state == "queued":
+        return "as many tasks are live as may be; it waits its turn" if queue.full else None
+    if lost := sum(one.unplaced for one in queue.classes):
+        tasks = "a task finds" if lost == 1 else f"{lost:,} tasks find"
+        return f"{tasks} no node with room in the queue; see `skep queue stats`, `skep nodes`"
+    return None
 
 
 def _counts(run: RunSummary) -> Line:
@@ -200,7 +220,8 @@ def _pages(
 
 def row(task: TaskView, now_ms: int) -> list[Cell]:
     """One task as a row."""
-    took = format_duration((task.finished_ms or now_ms) - task.started_ms) if task.started_ms else "-"
+    until_ms = task.finished_ms or (now_ms if task.state == "running" else 0)
+    took = format_duration(until_ms - task.started_ms) if task.started_ms and until_ms else "-"
     style = STYLES.get(task.state, "")
     why = _error(task.error) if task.error else _words(task.reason)
     return [
@@ -214,7 +235,7 @@ def row(task: TaskView, now_ms: int) -> list[Cell]:
 
 
 def _words(reason: str | None) -> str:
-    return (reason or "").replace("_", " ")
+    return WAITS.get(reason or "", (reason or "").replace("_", " "))
 
 
 def _error(error: Any) -> str:

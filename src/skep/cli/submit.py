@@ -26,6 +26,7 @@ def submit(
     workflow: Annotated[
         str,
         typer.Argument(
+            metavar="FLOW",
             help="A YAML or JSON file, `module:workflow`, `file.py:workflow`, or a stored one: `NAME`, `NAME@VERSION`.",
             autocompletion=completion.definitions,
         ),
