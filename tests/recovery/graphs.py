@@ -94,10 +94,10 @@ class Graphs:
         return {**self._python("hang", name), limit: f"{self._chance.randint(300, 1500)}ms", "on_failure": "continue"}
 
     def _ask(self, name: str) -> Task:
-        return {"approval": {"message": f"{name}?", "deadline": "6s", "default": "approve"}}
+        return {"approval": {"message": f"{name}?", "deadline": "4s", "default": "approve"}}
 
     def _wait(self, name: str) -> Task:
-        return {"wait_for": {"event": "go", "key": "${{ inputs.key }}"}, "timeout": "6s", "on_failure": "continue"}
+        return {"wait_for": {"event": "go", "key": "${{ inputs.key }}"}, "timeout": "4s", "on_failure": "continue"}
 
     def _child(self, name: str) -> Task:
         tasks = {"a": self._touch("a"), "b": {**self._snooze("b"), "needs": ["a"]}}

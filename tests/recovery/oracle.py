@@ -177,3 +177,8 @@ def check_commands(home: Path) -> None:
         end_ms = next(event["at_ms"] for event in reversed(story) if event["kind"] == "ended")
         told = f"run {run} was cancelled (command {number}, applied {applied})"
         assert end_ms <= at_ms + COMMIT_MS, f"{told} and ended {end_ms - at_ms} ms later as {state} {reason}"
+
+
+def held(ledger: Path) -> bool:
+    """Whether somebody has, or had, a lock."""
+    return any(line.what == "held" for line in read(ledger))

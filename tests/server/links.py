@@ -35,6 +35,8 @@ class FakeWork:
         self.registered: dict[str, int] = {}
         self.inbox: list[InboxEntry] = []
         self.outcomes: list[Outcome] = []
+        self.expected: list[str] = []
+        """Nodes that have joined and are to present what they have."""
         self.presented: list[tuple[list[Held], list[Outcome]]] = []
         self.beats: list[Beat] = []
         self.retired: list[tuple[str, bool]] = []
@@ -114,6 +116,9 @@ class FakeWork:
 
     async def position(self) -> int:
         return self.events
+
+    def coming(self, node: str) -> None:
+        self.expected.append(node)
 
     async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
         self.presented.append((list(held), list(outcomes)))

@@ -286,6 +286,7 @@ async def test_leases_of_the_same_engine_are_not_presented_again(served: Served)
         served.links.connections["n"].cut()
         await work.until(lambda: len(work.presented) == 2)
         assert work.presented == [([], [])] * 2
+        assert work.expected == ["n"], "it joined once"
         n.hands.attempts["a"].succeed()
         await work.until(lambda: work.outcomes)
 

@@ -163,6 +163,24 @@ async def test_a_node_that_comes_late_is_heard_at_once(stage: Stage) -> None:
     assert node.started == ["a"]
 
 
+async def test_a_node_that_comes_late_is_not_given_what_it_has(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened()
+    assert after.rejoin is not None
+    await after.take_up()
+    await after.hub.work.register(node.info, beats=False)
+    after.hub.work.coming(node.info.id)
+    await after.go()
+    await node.rejoin(after)
+    await after.go()
+    assert await node.finish("a") == "ok"
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert node.started == ["a"]
+
+
 LOCKED: dict[str, Any] = {"a": RUN | {"locks": ["door"]}}
 
 

@@ -38,6 +38,10 @@ MOST_SHOWN: Final = 100_000
 class Presenter(Protocol):
     """What takes back the work of an earlier engine (`skep.upkeep.rejoin`)."""
 
+    def coming(self, node: str) -> None:
+        """It has joined, and will present what it has."""
+        ...
+
     async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
         """Leases a node still works on, and outcomes under tokens that this engine did not give. Returns when the outcomes
         are applied, or superseded. Every lease is answered in the node's inbox, by `Adopted` or by `Stop` (superseded)."""
@@ -93,6 +97,11 @@ class Work:
         """Whether this incarnation is registered: it then has its leases and its inbox as before."""
         nodes = await self._engine.nodes()
         return any(live.info.id == node and live.info.incarnation == incarnation for live in nodes)
+
+    def coming(self, node: str) -> None:
+        """A node that has just joined is given nothing until it has presented what it has."""
+        if self.presenter is not None:
+            self.presenter.coming(node)
 
     async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
         """What a node brings along that the engine does not know of; see `Presenter`."""

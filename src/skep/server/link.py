@@ -83,6 +83,8 @@ class Links:
         anew = not await self._work.knows(info.id, info.incarnation)
         if anew and await self._work.register(info, beats=True) != OK:
             return frames.Refused(f"a later start of the node '{info.id}' is here already", PROTOCOL, hello.version)
+        if anew:
+            self._work.coming(info.id)
         before = self.connections.get(info.id)
         if before is not None:
             before.replaced(info.incarnation)

@@ -102,6 +102,10 @@ class Rejoin:
             self._place.waits = False
         self._place.wake()
 
+    def coming(self, node: str) -> None:
+        """It has joined and presents next: until then it is given nothing."""
+        self._place.coming.add(node)
+
     async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
         """Leases on which a node works, and outcomes, under tokens of an earlier engine. Returns when all of them are applied,
         or superseded; each lease is answered in the node's inbox."""
@@ -117,11 +121,13 @@ class Rejoin:
             async with self._turn:
                 await self._take_up(ended, [lease for lease in leases if lease not in gone])
                 await self._dismiss(gone)
-            return
-        self._leases += leases
-        self._outcomes += ended
-        self._note(node)
-        await self._over.wait()
+        else:
+            self._leases += leases
+            self._outcomes += ended
+            self._note(node)
+            await self._over.wait()
+        self._place.coming.discard(node)
+        self._place.wake()
 
     def _note(self, node: str) -> None:
         self._missing.discard(node)
