@@ -249,6 +249,25 @@ async def test_fleet_wide_claims_end_with_the_beats_and_other_attempts_go_on(ser
         assert n.link.unrecorded == 0
 
 
+async def test_a_lock_is_presented_until_its_attempt_has_really_ended(served: Served) -> None:
+    async with Joined(served.path, beat_s=0.05, fence_s=0.3) as n:
+        n.hands.slow = True
+        served.work.give(grant("free", 1), grant("locked", 2, claims=(Claim("lock:default:x", 1, 1),)))
+        await n.hands.until(lambda: len(n.hands.attempts) == 2)
+        await served.stop()
+        await n.hands.until(lambda: n.hands.stopped)
+        work = FakeWork(epoch=8)
+        second = await again(served, work)
+        await work.until(lambda: work.presented)
+        assert {one.grant.name for one in work.presented[0][0]} == {"free", "locked"}
+        work.give(Adopted(Token(7, 2), Token(8, 3)))
+        await work.until(lambda: Token(8, 3) in work.beats[-1].leases)
+        n.hands.attempts["locked"].succeed()
+        await work.until(lambda: Token(8, 3) not in work.beats[-1].leases)
+        assert not work.outcomes, "it is returned, and begins again"
+        await second.stop()
+
+
 async def test_a_beat_lists_what_is_held_and_what_is_not_recorded(served: Served) -> None:
     work = served.work
     async with Joined(served.path, beat_s=0.02) as n:

@@ -142,15 +142,22 @@ class Node:
         return [*self._attempts, *self._ending]
 
     def held(self) -> list[Held]:
-        """The same, as an engine must know them that was opened anew; without those that others have."""
-        running = [attempt.grant for attempt in self._attempts.values() if attempt.stopped != SUPERSEDED]
+        """The same, as an engine must know them that was opened anew; without those that others have. One with a lock is
+        named until it is really over, or the lock would be another's while it ends."""
+        running = [
+            attempt.grant for attempt in self._attempts.values() if attempt.stopped != SUPERSEDED or self._shares(attempt.grant)
+        ]
         return [Held(grant, self._locks.held(grant.token)) for grant in (*running, *self._ending.values())]
 
     def fence(self) -> None:
         """Ends what holds something of the whole fleet's: soon the server will give it to others."""
         for attempt in tuple(self._attempts.values()):
-            if attempt.grant.claims or self._locks.held(attempt.grant.token):
+            if self._shares(attempt.grant):
                 self._stop(attempt, SUPERSEDED)
+
+    def _shares(self, grant: Grant) -> bool:
+        """Whether it holds something of the whole fleet's."""
+        return bool(grant.claims or self._locks.held(grant.token))
 
     def give_up(self) -> None:
         """Ends all attempts, without a report."""
