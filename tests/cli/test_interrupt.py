@@ -74,3 +74,25 @@ def test_a_living_run_is_left_alone_by_another(skep: Any, wait: Any) -> None:
     assert ("slow", "running", "") in skep.runs()
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 4
+
+
+INTERRUPTED = """
+import importlib.abc, os, signal, sys
+
+class Loads(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == os.environ["AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Loads())
+from skep.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["skep.cli.app", "skep.cli.runs"])
+def test_an_interrupt_while_a_command_is_loaded_is_silent(skep: Any, module: str) -> None:
+    skep.file("early.py", INTERRUPTED)
+    skep.program = ["early.py"]
+    done = skep("runs", code=-signal.SIGINT, AT=module)
+    assert (done.stdout, done.stderr) == ("", "")

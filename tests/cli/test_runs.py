@@ -105,6 +105,14 @@ def test_an_empty_id_is_no_run(server: Any) -> None:
         assert "is empty" in server(command, "", code=2).stderr
 
 
+@pytest.mark.parametrize("command", ["queue pause", "queue stats", "cancel --yes --state running", "runs"])
+def test_an_empty_name_does_not_mean_everything(server: Any, command: str) -> None:
+    assert "is empty" in server(*command.split(), "--namespace", "", code=2).stderr
+    if "queue" not in command:
+        for option in ("--label", "--workflow", "--search", "--parent", "--since", "--schedule"):
+            assert "is empty" in server(*command.split(), option, "", code=2).stderr
+
+
 def test_a_reader_that_leaves_early_is_no_error(server: Any) -> None:
     ended(server, "piped")
     process = server.start("runs", "--all", "--json")
@@ -129,6 +137,10 @@ def test_a_run_that_is_held_by_the_queue_says_so(own_server: Any, wait: Any) -> 
     with own_server.client() as client:
         wait(lambda: any(one.unplaced for one in client.queue.stats().classes))
     assert "a task finds no node with room" in own_server("show", run).stdout
+    asks = own_server.submit("ask.yaml", "name: ask\ntasks:\n  a: {approval: sure?}\n  b: {run: 'true', needs: [a]}\n")
+    with own_server.client() as client:
+        wait(lambda: client.tasks.waits(run=asks))
+    assert "held  " not in own_server("show", asks).stdout, "it is not the queue that it waits for"
 
 
 def test_show_says_how_a_run_stands_problems_first(server: Any) -> None:

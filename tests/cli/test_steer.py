@@ -40,7 +40,10 @@ def parked(server: Any, wait: Any, flow: str = ASK) -> str:
 
 def test_cancel_stops_what_runs(server: Any, wait: Any) -> None:
     run = started(server, wait, "cancelled")
-    assert run in server("cancel", run, "--reason", "no need").stderr
+    assert run in server("cancel", run).stderr
+    told = server("watch", run, code=4).stderr
+    assert "  cancelling\n" in told
+    assert f"cancelled {run}" in server("cancel", run, "--reason", "no need").stderr
     wait(lambda: server.state(run) == "cancelled")
     assert f"cancelled {run}" in server("cancel", run).stderr, "once more is no error"
 

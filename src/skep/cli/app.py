@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -69,8 +70,10 @@ COMPLETE: Final = "_SKEP_COMPLETE"
 
 
 def load_command(name: str) -> Any:
-    """The command, with its code."""
+    """The command, with its code; from then on an interrupt is an exception."""
     module = import_module(f"skep.cli.{COMMANDS[name].module}")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     found = get_command(module.app)
     return found.commands.get(name, found) if isinstance(found, TyperGroup) else found
 

@@ -68,6 +68,9 @@ def chosen(
 ) -> Filter:
     """The filter that the options make. Raises BadParameter."""
     now_ms = time.time_ns() // 1_000_000
+    for name, value in locals().items():
+        if value == "" or (isinstance(value, list) and "" in value):  # a variable of a script that is not set
+            raise typer.BadParameter("is empty", param_hint=f"--{name}")
     if unknown := [word for word in state or () if word not in STATES]:
         raise typer.BadParameter(f"found {unknown[0]!r}, expected one of {', '.join(STATES)}", param_hint="--state")
     return Filter(

@@ -61,7 +61,8 @@ class Lines:
             elif kind in ("paused", "resumed") and not self._quiet:
                 lines.append(f"{'':>8}  {kind}")
             elif kind == "cancelling" and event.reason != "interrupted":  # that was said when it was asked for
-                lines.append(f"{'':>8}  cancelling: {event.reason.replace('_', ' ')}")
+                why = f": {event.reason.replace('_', ' ')}" if event.reason not in ("", "cancelled") else ""
+                lines.append(f"{'':>8}  cancelling{why}")
         self._write(lines)
 
     def log(self, chunks: Iterable[LogChunk]) -> None:

@@ -126,7 +126,7 @@ def _age(row: Row) -> tuple[int, int, int]:
 
 def _head(board: Board, now_ms: int) -> Line:
     style = COLORS[SUCCEEDED + board.state - 3] if board.state.ended else "yellow" if board.state == 2 else "cyan"
-    reason = f" ({board.reason.replace('_', ' ')})" if board.reason and board.reason != "task_failed" else ""
+    reason = f" ({board.reason.replace('_', ' ')})" if board.reason not in ("", "task_failed", "cancelled") else ""
     if board.paused and not board.state.ended:
         style, reason = "yellow", ", paused"
     elapsed = format_duration(now_ms - board.started_ms) if board.started_ms else ""

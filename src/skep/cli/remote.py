@@ -21,9 +21,17 @@ from skep.errors import NotFoundError, SkepError
 NEWEST: Final = ("-", "last")
 """In the place of a run's id."""
 
+
+def _given(value: str | None) -> str | None:
+    """A variable of a script that is not set must not mean everything."""
+    if value == "":
+        raise typer.BadParameter("is empty")
+    return value
+
+
 Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The server's data directory (or set SKEP_HOME).")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON document.")]
-Namespace = Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="Only of this namespace.")]
+Namespace = Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="Only of this namespace.", callback=_given)]
 Run = Annotated[
     str,
     typer.Argument(metavar="RUN", help="An id or its beginning; `last` or `-`: the newest.", autocompletion=completion.runs),

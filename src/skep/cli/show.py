@@ -112,7 +112,7 @@ def _run(client: Client, run: RunSummary) -> Iterator[Line]:
         yield [("  waits     ", "dim"), (plain(waiting(wait)), "yellow"), (f"  {age(wait.since_ms, now_ms)}", "dim")]
     if len(waits) > SOME:
         yield [(f"            and {len(waits) - SOME:,} more: skep show {run.id} --state parked", "dim")]
-    if held := _held(client, run):
+    if not waits and (held := _held(client, run)):
         yield [("  held      ", "dim"), (held, "yellow")]
     shown, rest = _chosen(client, run)
     if shown:
