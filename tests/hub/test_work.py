@@ -193,8 +193,11 @@ async def test_what_a_node_presents_is_handed_on_with_the_keys_of_its_locks(stag
     presented: list[Any] = []
 
     class Presenter:
-        async def present(self, *given: Any) -> None:
-            presented.append(given)
+        def coming(self, node: str) -> None:
+            presented.append(node)
+
+        async def present(self, *given: Any, more: bool = False) -> None:
+            presented.append((*given, more))
 
     work = stage.hub.work
     _, (a,) = await held(stage, "a")
@@ -202,9 +205,11 @@ async def test_what_a_node_presents_is_handed_on_with_the_keys_of_its_locks(stag
     ended = outcome(a)
     await work.present("n", 1, [Held(a, (HeldLock("db", 5, 100),)), Held(a)], [ended])
     locks = (HeldLock("lock:default:db", 5, 100),)
-    assert presented == [("n", 1, [Held(a, locks), Held(a)], [ended])]
-    await work.present("n", 1, [], [])
-    assert presented[1] == ("n", 1, [], []), "also a node that brings nothing has come"
+    assert presented == [("n", 1, [Held(a, locks), Held(a)], [ended], False)]
+    await work.present("n", 1, [], [], more=True)
+    assert presented[1] == ("n", 1, [], [], True), "also when it brings nothing"
+    work.coming("n")
+    assert presented[2] == "n"
 
 
 async def test_a_node_is_known_by_its_incarnation_until_it_leaves(stage: Stage) -> None:

@@ -35,6 +35,8 @@ class FakeWork:
         self.registered: dict[str, int] = {}
         self.inbox: list[InboxEntry] = []
         self.outcomes: list[Outcome] = []
+        self.complete = 0
+        """How often a node has shown all that it has."""
         self.expected: list[str] = []
         """Nodes that have joined and are to present what they have."""
         self.presented: list[tuple[list[Held], list[Outcome]]] = []
@@ -120,8 +122,12 @@ class FakeWork:
     def coming(self, node: str) -> None:
         self.expected.append(node)
 
-    async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
+    async def present(
+        self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
+    ) -> None:
         self.presented.append((list(held), list(outcomes)))
+        if not more:
+            self.complete += 1
         self.events += len(outcomes)
         self._note()
 

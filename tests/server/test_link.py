@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from skep.errors import ConflictError, RefusedError, SkepError, SupersededError
 from skep.model.node import Adopted, LockGrant, NodeInfo, Stop
 from skep.model.run import Claim, Token
-from skep.node import frames
+from skep.node import frames, unrecorded
 from skep.node.attempt import Attempt
 from skep.node.frames import PROTOCOL, Hello, Welcome, messages
 from tests.server.links import FakeWork, Joined, Served, grant
@@ -114,6 +114,31 @@ async def test_a_new_engine_is_shown_what_the_node_holds_and_gives_new_tokens(se
         attempt.succeed(b"1")
         await work.until(lambda: work.outcomes)
         assert [(o.token, o.output) for o in work.outcomes] == [(Token(8, 3), b"1")]
+        await second.stop()
+
+
+async def test_more_than_one_message_may_hold_is_presented_in_parts(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unrecorded, "MOST_BYTES", 3_000)
+    async with Joined(served.path, beat_s=0.05) as n:
+        served.work.give(*(grant(f"t{number}", number) for number in range(1, 6)))
+        await n.hands.until(lambda: len(n.hands.attempts) == 5)
+        await served.stop()
+        for number in range(1, 5):
+            n.hands.attempts[f"t{number}"].succeed(b"1" * 2_000)
+        await until(lambda: n.link.unrecorded == 4)
+        work = FakeWork(epoch=8)
+        second = await again(served, work)
+        await work.until(lambda: work.complete)
+        assert [(len(held), [o.token.n for o in outcomes]) for held, outcomes in work.presented] == [
+            (0, [1, 2]),
+            (1, [3, 4]),
+        ]
+        work.record()
+        await until(lambda: n.link.unrecorded == 0)
+        n.hands.attempts["t5"].succeed(b"5")
+        await work.until(lambda: len(work.presented) == 3)
+        work.record()
+        await until(lambda: n.link.unrecorded == 0)
         await second.stop()
 
 

@@ -181,6 +181,29 @@ async def test_a_node_that_comes_late_is_not_given_what_it_has(stage: Stage) -> 
     assert node.started == ["a"]
 
 
+async def test_a_node_has_not_come_before_it_has_shown_all(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD, "b": HOLD})
+    run = await stage.submit({"a": RUN, "b": RUN})
+    await stage.go()
+    node.end("a", 1)
+    after = await stage.reopened("n")
+    await after.hub.work.register(node.info, beats=False)
+    first, node.outcomes = node.outcomes, []
+    beginning = asyncio.create_task(after.hub.work.present("n", node.info.incarnation, [], first, more=True))
+    taking = asyncio.create_task(after.take_up())
+    await after.load.caught_up.wait()
+    for _ in range(99):
+        await asyncio.sleep(0)
+    assert not taking.done()
+    await node.rejoin(after)
+    await asyncio.gather(beginning, taking)
+    await after.go()
+    assert await node.finish("b") == "ok"
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert sorted(node.started) == ["a", "b"]
+
+
 LOCKED: dict[str, Any] = {"a": RUN | {"locks": ["door"]}}
 
 

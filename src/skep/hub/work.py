@@ -42,9 +42,12 @@ class Presenter(Protocol):
         """It has joined, and will present what it has."""
         ...
 
-    async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
+    async def present(
+        self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
+    ) -> None:
         """Leases a node still works on, and outcomes under tokens that this engine did not give. Returns when the outcomes
-        are applied, or superseded. Every lease is answered in the node's inbox, by `Adopted` or by `Stop` (superseded)."""
+        are applied, or superseded. Every lease is answered in the node's inbox, by `Adopted` or by `Stop` (superseded).
+        `more`: this is not all of it yet."""
         ...
 
 
@@ -103,11 +106,13 @@ class Work:
         if self.presenter is not None:
             self.presenter.coming(node)
 
-    async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
+    async def present(
+        self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
+    ) -> None:
         """What a node brings along that the engine does not know of; see `Presenter`."""
         if self.presenter is not None:
             named = [await self._with_keys(lease) for lease in held]
-            await self.presenter.present(node, incarnation, named, outcomes)
+            await self.presenter.present(node, incarnation, named, outcomes, more=more)
 
     async def _with_keys(self, lease: Held) -> Held:
         """Nodes know locks by name, the engine by key."""

@@ -68,6 +68,8 @@ class Present(Frame, frozen=True, gc=False):
     """Of this report; see `Report`."""
     held: list[Held]
     outcomes: list[Outcome]
+    more: bool = False
+    """Whether another one follows: outcomes may be too large for one. The last has the leases."""
 
 
 class Beat(Frame, frozen=True, gc=False):

@@ -287,18 +287,22 @@ class RemoteLink:
             self._known = False
             self._seen = 0
         self.epoch = welcome.epoch
-        outcomes = self._tokens.outcomes(self._unrecorded.again())
+        reports = [(number, self._tokens.outcomes(part)) for number, part in self._unrecorded.again()]
         self._presented = 0
         unsettled: Sequence[Token] = ()
         if not self._known:
             held = [*(self.holder.held() if self.holder is not None else ()), *map(Held, self._untaken())]
             if not welcome.anew:  # it has its own leases as before
                 held = [one for one in held if self._tokens.now(one.grant.token).epoch != welcome.epoch]
-            self._presented = 1
-            self._send(frames.Present(1, self._tokens.held(held), outcomes))
+            number, last = reports.pop() if reports else (self._unrecorded.next_number(), [])
+            for earlier, part in reports:
+                self._send(frames.Present(earlier, [], part, more=True))
+            self._presented = number
+            self._send(frames.Present(number, self._tokens.held(held), last))
             unsettled = [one.grant.token for one in held]
-        elif outcomes:
-            self._send(frames.Report(1, outcomes, self._seen))
+        else:
+            for number, part in reports:
+                self._send(frames.Report(number, part, self._seen))
         self._questions.again(unsettled)
         if self._draining:
             self._send(frames.Drain())

@@ -35,12 +35,12 @@ class Unrecorded:
         self._number += 1
         return self._number
 
-    def again(self) -> list[Outcome]:
-        """All of them, for a new connection: they go in its report number 1."""
+    def again(self) -> list[tuple[int, Sequence[Outcome]]]:
+        """All of them, for a new connection: the reports in which they go, numbered from 1."""
         outcomes = [outcome for _, part in self._reports for outcome in part]
-        self._reports = deque([(1, outcomes)] if outcomes else ())
-        self._number = 1
-        return outcomes
+        self._reports = deque(enumerate(_parts(outcomes), 1))
+        self._number = len(self._reports)
+        return list(self._reports)
 
     def recorded(self, number: int) -> Iterator[Outcome]:
         """Those that need not be kept any more, now that the record has the reports up to this one."""

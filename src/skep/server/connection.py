@@ -190,7 +190,7 @@ class Connection:
         if mine:
             answers = await self._work.report(mine)
             others += [outcome for outcome, answer in zip(mine, answers, strict=True) if answer == SUPERSEDED]
-        await self._work.present(info.id, info.incarnation, frame.held, others)
+        await self._work.present(info.id, info.incarnation, frame.held, others, more=frame.more)
         report.position = await self._work.position()
         self._recorded(self._work.mark)
 

@@ -106,9 +106,11 @@ class Rejoin:
         """It has joined and presents next: until then it is given nothing."""
         self._place.coming.add(node)
 
-    async def present(self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome]) -> None:
+    async def present(
+        self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
+    ) -> None:
         """Leases on which a node works, and outcomes, under tokens of an earlier engine. Returns when all of them are applied,
-        or superseded; each lease is answered in the node's inbox."""
+        or superseded; each lease is answered in the node's inbox. `more`: the node has not come before it has shown all."""
         leases = [_lease(node, lease) for lease in held]
         starts = self._starts.setdefault(node, incarnation)
         if incarnation != starts:  # what the one before was at work on has ended with it
@@ -124,10 +126,12 @@ class Rejoin:
         else:
             self._leases += leases
             self._outcomes += ended
-            self._note(node)
+            if not more:
+                self._note(node)
             await self._over.wait()
-        self._place.coming.discard(node)
-        self._place.wake()
+        if not more:
+            self._place.coming.discard(node)
+            self._place.wake()
 
     def _note(self, node: str) -> None:
         self._missing.discard(node)
