@@ -36,7 +36,7 @@ def restore(
     home = data_home(data)
     with remote.told(json):
         make_private(home)
-        with own(home):
+        with own(home, "restore to another directory with --data"):
             _check_idle(home)
             note = restore_backup(source.expanduser().absolute(), home, force=force)
         if json:

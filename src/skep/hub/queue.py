@@ -60,7 +60,7 @@ class Queue:
                 if not namespace or group.namespace == namespace
             ],
             slots=sum(node.info.slots for node in nodes),
-            slots_free=sum(node.free["slots"] for node in nodes),
+            slots_free=sum(node.free["slots"] for node in nodes if not node.draining),
             oldest_ready_ms=live.oldest_ready_ms or None,
             full=self._load.full,
         )

@@ -309,14 +309,16 @@ class Runs(Streams):
         await self._load.apply(await self._record.command(run, verb, data, self._clock.now_ms()))
 
     async def bulk(self, verb: str, wanted: RunFilter, *, reason: str = "", limit: int = 10_000) -> Bulk:
-        """A command to all runs of a filter that it can be meant for, up to `limit`."""
+        """A command to all runs of a filter that it can be meant for, up to `limit`. A `retry` is not meant for children: that
+        of their parents begins them anew."""
+        wanted = msgspec.structs.replace(wanted, roots=wanted.roots or (verb == "retry" and not wanted.parent))
         states = tuple(state for state in VERBS[verb] if not wanted.states or state in wanted.states)
         told = Bulk([], {})
         runs = await self._ids(msgspec.structs.replace(wanted, states=tuple(map(int, states))), limit) if states else ()
 
         async def command(run: str) -> None:
             try:
-                await (self.retry(run, (), reason) if verb == "retry" else getattr(self, verb)(run, reason or verb))
+                await getattr(self, verb)(run, **({"reason": reason} if reason else {}))
                 told.done.append(run)
             except SkepError as error:
                 told.refused[run] = str(error)

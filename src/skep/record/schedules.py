@@ -54,7 +54,7 @@ def listed(tx: Transaction, namespace: str, due_ms: int) -> list[ScheduleRow]:
 def one(tx: Transaction, namespace: str, name: str) -> ScheduleRow:
     row = tx.one(f"{_SELECT} WHERE namespace = ? AND name = ?", namespace, name)
     if row is None:
-        raise NotFoundError(f"there is no schedule {name!r} in namespace {namespace!r}; `skep schedule` lists them")
+        raise NotFoundError(f"there is no schedule {name!r} in namespace {namespace!r}; `skep schedule list` has them")
     return _row(row)
 
 

@@ -34,7 +34,7 @@ async def sweep_abandoned(record: Record, home: Path, now_ms: int) -> None:
             unlock(lock)
 
 
-def own(home: Path) -> IO[str]:
+def own(home: Path, otherwise: str = "start this one elsewhere with --data") -> IO[str]:
     """Makes this process the owner of a data directory, for as long as the file is open. Raises DataInUseError, RecordError."""
     path = home / SERVER_LOCK
     try:
@@ -49,7 +49,7 @@ def own(home: Path) -> IO[str]:
         lock.close()
         raise DataInUseError(
             f"a server (process {pid}) runs on {home} already; use it (`skep status`), stop it (Ctrl-C there, or `kill {pid}`),"
-            " or start this one elsewhere with --data"
+            f" or {otherwise}"
         ) from None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+import psutil
 import uvloop
 
 from skep.model.node import NodeInfo
@@ -56,12 +57,10 @@ class _Up:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
-        began = time.monotonic()
         await self._server.open()
         try:
-            self._say(
-                f"up on {self._server.home} after {time.monotonic() - began:.2f} s; process {os.getpid()}. Ctrl-C drains it"
-            )
+            took_s = time.time() - psutil.Process().create_time()
+            self._say(f"up on {self._server.home} after {took_s:.2f} s; process {os.getpid()}. Ctrl-C drains it")
             await self._stirred.wait()
             if not self._leave:
                 await self._end_nodes()
