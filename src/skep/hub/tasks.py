@@ -115,13 +115,11 @@ class Tasks:
 
     async def _check_form(self, run: str, task: int, data: Any) -> None:
         """A wait that has been decided is not found any more; then `decide` says so."""
-        waits = await self._record.waits(self._engine_id, kinds=(APPROVAL,), runs=(run,))
-        for row in waits:
-            if row.task == task:
-                try:
-                    await check_answer(Wait.decode(row.data).form, data)
-                except Fault as fault:
-                    raise SpecError([Problem(show_path(("data", *path)), text) for path, text in fault.found]) from None
+        for row in await self._record.waits(self._engine_id, kinds=(APPROVAL,), runs=(run,), task=task):
+            try:
+                await check_answer(Wait.decode(row.data).form, data)
+            except Fault as fault:
+                raise SpecError([Problem(show_path(("data", *path)), text) for path, text in fault.found]) from None
 
 
 def _encoded(verdict: Verdict) -> bytes:

@@ -334,9 +334,16 @@ class Record(Protocol):
     # -- waits, events
 
     async def waits(
-        self, engine: str, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), namespace: str = "", limit: int = 1_000_000
+        self,
+        engine: str,
+        *,
+        kinds: Sequence[str] = (),
+        runs: Sequence[str] = (),
+        task: int = -1,
+        namespace: str = "",
+        limit: int = 1_000_000,
     ) -> list[WaitRow]:
-        """Waits that are not over, the oldest first; of all kinds and runs where none are named."""
+        """Waits that are not over, the oldest first; of all kinds, runs and tasks where none are named."""
         ...
 
     async def decide(self, run: str, task: int, attempt: int, data: bytes, at_ms: int) -> Command:

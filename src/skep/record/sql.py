@@ -109,9 +109,16 @@ class SqlRecord(Doors):
     # -- waits, events
 
     async def waits(
-        self, engine: str, *, kinds: Sequence[str] = (), runs: Sequence[str] = (), namespace: str = "", limit: int = 1_000_000
+        self,
+        engine: str,
+        *,
+        kinds: Sequence[str] = (),
+        runs: Sequence[str] = (),
+        task: int = -1,
+        namespace: str = "",
+        limit: int = 1_000_000,
     ) -> list[WaitRow]:
-        return await self._read(waits.waits, engine, kinds, runs, namespace, limit)
+        return await self._read(waits.waits, engine, kinds, runs, task, namespace, limit)
 
     async def decide(self, run: str, task: int, attempt: int, data: bytes, at_ms: int) -> Command:
         return await self._write(waits.decide, run, task, attempt, data, at_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -22,8 +22,13 @@ _FIELDS: Final = WaitRow.__struct_fields__
 _VERDICT: Final = msgspec.json.Decoder(Verdict)
 
 
-def waits(tx: Transaction, engine: str, kinds: Sequence[str], runs: Sequence[str], namespace: str, limit: int) -> list[WaitRow]:
-    where, values = "r.engine = ? AND w.decided = 0", [engine]
+def waits(
+    tx: Transaction, engine: str, kinds: Sequence[str], runs: Sequence[str], task: int, namespace: str, limit: int
+) -> list[WaitRow]:
+    where, values = "r.engine = ? AND w.decided = 0", list[Any]((engine,))
+    if task >= 0:
+        where += " AND w.idx = ?"
+        values.append(task)
     if kinds:
         where += f" AND w.kind IN ({', '.join('?' * len(kinds))})"
         values += kinds

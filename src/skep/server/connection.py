@@ -220,7 +220,8 @@ class Connection:
             answer = frames.Answer(number, await asked)
         except SkepError as error:
             answer = frames.Answer(number, error=(type(error).__name__, str(error)))
-        except Exception as error:  # noqa: BLE001  whoever waits for it must hear of it
+        except Exception as error:  # whoever waits for it must hear of it
+            log.exception("node %s: what it asked for failed", self.info.id if self.info else "")
             answer = frames.Answer(number, error=("SkepError", f"{type(error).__name__}: {error}"))
         self._say(answer)
 

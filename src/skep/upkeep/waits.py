@@ -24,10 +24,10 @@ from skep.loop import Loop
 from skep.model.event import Event
 from skep.model.node import ErrorInfo, artifact_reference
 from skep.model.spec import RetryPolicy
-from skep.model.state import TaskState
+from skep.model.state import RunState, TaskState
 from skep.model.units import format_duration
 from skep.model.wait import APPROVAL, CHILD, EVENT, Verdict, Wait
-from skep.record.protocol import Record
+from skep.record.protocol import Expansion, Record
 from skep.upkeep.catalog import Catalog
 from skep.upkeep.children import Children, ChildRuns, RefusedChild
 from skep.upkeep.load import LoadLoop
@@ -117,6 +117,8 @@ class WaitLoop(Loop):
         self._to_match: set[Key] = set()
         self._to_end: dict[str, Waiting] = {}
         self._to_cancel: dict[str, None] = {}
+        self._expanded: tuple[str, list[Expansion]] = ("", [])
+        """Of the run that was last looked at: the children of a map lose patience together."""
         self._unheard: dict[str, list[Resolve]] = {}
         """For runs that the engine does not have yet."""
         self._to_tell: list[Resolve] = []
@@ -132,6 +134,7 @@ class WaitLoop(Loop):
                     self._parked[event.run, event.task] = event
                     self.wake()
             elif kind == "ended":
+                self._unheard.pop(event.run, None)
                 waiting = self._by_child.get(event.run)
                 if waiting is not None:
                     self._child_ended(waiting)
@@ -365,8 +368,14 @@ class WaitLoop(Loop):
         answers = await self._engine.resolve(items)
         del self._to_tell[: len(items)]
         for item, answer in zip(items, answers, strict=True):
-            if answer == NOT_FOUND:
+            if answer == NOT_FOUND and not await self._is_over(item.run):
                 self._unheard.setdefault(item.run, []).append(item)
+
+    async def _is_over(self, run: str) -> bool:
+        try:
+            return RunState((await self._record.run(run)).state).ended
+        except NotFoundError:
+            return True
 
     def _success(self, waiting: Waiting, output: bytes) -> Resolve:
         by = f"{waiting.kind}:{waiting.attempt}"
@@ -408,10 +417,16 @@ class WaitLoop(Loop):
         tasks = run.plan.spec.tasks
         if waiting.task < len(tasks):
             return tasks[waiting.task].retry
-        for expansion in await self._record.expansions(waiting.run):
-            if expansion.first <= waiting.task < expansion.first + expansion.count:
-                return tasks[expansion.parent].retry
-        return None
+        parent = self._parent_of(waiting)
+        if parent is None:
+            self._expanded = (waiting.run, await self._record.expansions(waiting.run))
+            parent = self._parent_of(waiting)
+        return tasks[parent].retry if parent is not None else None
+
+    def _parent_of(self, waiting: Waiting) -> int | None:
+        """The map whose child it is, as far as that is known here."""
+        run, expansions = self._expanded
+        return next((e.parent for e in expansions if run == waiting.run and e.first <= waiting.task < e.first + e.count), None)
 
 
 async def _all(calls: Iterable[Awaitable[None]]) -> None:
