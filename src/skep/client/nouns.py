@@ -37,7 +37,7 @@ class Tasks:
         return self._decide(run, task, "reject", by, comment, data)
 
     def _decide(self, run: str, task: str, verb: str, by: str, comment: str, data: Any) -> TaskView:
-        body = {"by": by, "comment": comment, "data": data}
+        body = {"id": new_id(time.time_ns() // 1_000_000), "by": by, "comment": comment, "data": data}
         return self._wire.ask(TaskView, "POST", run_path(run, "tasks", task, verb), body=body)
 
 

@@ -85,24 +85,26 @@ class Tasks:
 
     # -- decisions
 
-    async def approve(self, run: str, name: str, *, by: str, comment: str = "", data: Any = None) -> TaskView:
-        """The task succeeds, with `data` in its output: what its form asks for. Only one decision is ever taken.
+    async def approve(self, run: str, name: str, *, by: str, comment: str = "", data: Any = None, id: str = "") -> TaskView:
+        """The task succeeds, with `data` in its output: what its form asks for. Only one decision is ever taken; the same `id`
+        again is the same decision.
 
         Raises NotFoundError, SpecError (what the form asks for is not there), WrongStateError (it does not wait for an
         approval, or it was decided: by whom and when).
         """
-        return await self._decide(run, name, True, by, comment, data)
+        return await self._decide(run, name, True, by, comment, data, id)
 
-    async def reject(self, run: str, name: str, *, by: str, comment: str = "", data: Any = None) -> TaskView:
+    async def reject(self, run: str, name: str, *, by: str, comment: str = "", data: Any = None, id: str = "") -> TaskView:
         """The task fails. Raises as `approve` does."""
-        return await self._decide(run, name, False, by, comment, data)
+        return await self._decide(run, name, False, by, comment, data, id)
 
-    async def _decide(self, run: str, name: str, approve: bool, by: str, comment: str, data: Any) -> TaskView:
+    async def _decide(self, run: str, name: str, approve: bool, by: str, comment: str, data: Any, id: str) -> TaskView:
         task = await self._views.find(run, name)
         row = await self._record.task(run, task)
         if row is None:
             raise WrongStateError(f"task '{name}' has not begun: nobody is asked yet")
-        verdict = Verdict(task=task, attempt=row.attempts, approve=approve, by=by.strip(), comment=comment, data=data)
+        said = {"id": id, "by": by.strip(), "comment": comment, "data": data}
+        verdict = Verdict(task=task, attempt=row.attempts, approve=approve, **said)
         encoded = _encoded(verdict)
         if approve:
             await self._check_form(run, task, data)

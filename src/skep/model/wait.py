@@ -53,6 +53,8 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     task: int
     attempt: int
     approve: bool
+    id: str = ""
+    """Made by whoever decides, so that saying it again is safe."""
     by: str = ""
     """Who; `deadline` when nobody did in time."""
     comment: str = ""

@@ -348,7 +348,8 @@ class Record(Protocol):
 
     async def decide(self, run: str, task: int, attempt: int, data: bytes, at_ms: int) -> Command:
         """Stores the decision on an approval as a command (`decide`, with `data`) and marks the wait decided, in one
-        transaction; so only one is ever stored. Raises NotFoundError, WrongStateError (it does not wait, waits in another
+        transaction; so only one is ever stored, and one with the same id (of its `Verdict`) is answered again. Raises
+        NotFoundError, WrongStateError (it does not wait, waits in another
         attempt, or was decided: by whom)."""
         ...
 

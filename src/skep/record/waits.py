@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -54,6 +54,9 @@ def _wait_row(row: Row) -> WaitRow:
 
 def decide(tx: Transaction, run: str, task: int, attempt: int, data: bytes, at_ms: int) -> Command:
     """See `Record.decide`."""
+    said = _id_of(data)
+    if said and (before := next((made for made, verdict in _decisions(tx, run) if verdict.id == said), None)):
+        return before
     row = tx.one("SELECT attempt, kind, decided FROM waits WHERE run_id = ? AND idx = ?", run, task)
     if row is None:
         if tx.one("SELECT 1 FROM runs WHERE id = ?", run) is None:
@@ -76,20 +79,32 @@ def decide(tx: Transaction, run: str, task: int, attempt: int, data: bytes, at_m
     return made
 
 
+def _id_of(data: bytes) -> str:
+    try:
+        return _VERDICT.decode(data).id
+    except msgspec.DecodeError:
+        return ""
+
+
 def _by_whom(tx: Transaction, run: str, task: int, attempt: int) -> str:
     """Who decided the attempt and when, in words; empty when nobody did."""
-    for data, at_ms in tx.all(
-        "SELECT data, at_ms FROM commands WHERE run_id = ? AND verb = 'decide' ORDER BY number DESC", run
-    ):
+    for made, verdict in _decisions(tx, run):
+        if (verdict.task, verdict.attempt) == (task, attempt):
+            word = "approved" if verdict.approve else "rejected"
+            when = datetime.fromtimestamp(made.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            return f"task {task} of run {run} was {word}" + (f" by {verdict.by}" if verdict.by else "") + f" on {when}"
+    return ""
+
+
+def _decisions(tx: Transaction, run: str) -> Iterator[tuple[Command, Verdict]]:
+    """All decisions of a run, the last one first."""
+    sql = "SELECT number, data, at_ms FROM commands WHERE run_id = ? AND verb = 'decide' ORDER BY number DESC"
+    for number, data, at_ms in tx.all(sql, run):
         try:
             verdict = _VERDICT.decode(data)
         except msgspec.DecodeError:
             continue
-        if (verdict.task, verdict.attempt) == (task, attempt):
-            word = "approved" if verdict.approve else "rejected"
-            when = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            return f"task {task} of run {run} was {word}" + (f" by {verdict.by}" if verdict.by else "") + f" on {when}"
-    return ""
+        yield Command(run=run, number=number, verb="decide", data=data, at_ms=at_ms), verdict
 
 
 def send(tx: Transaction, signal: Signal) -> bool:

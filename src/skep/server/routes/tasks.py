@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from skep.client import API
-from skep.server.answers import Query, answer, body_of, hub_of, told
+from skep.server.answers import Query, answer, body_of, check_id, hub_of, told
 
 TASKS = f"{API}/workflows/{{run:str}}/tasks"
 
@@ -19,6 +19,7 @@ class Decision(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     by: str = ""
     comment: str = ""
     data: Any = None
+    id: str | None = None
 
 
 class NewEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +57,8 @@ async def _decide(request: Request, approved: bool) -> Response:
     given = await body_of(request, Decision)
     run, task = await hub.runs.find(request.path_params["run"]), request.path_params["task"]
     decide = hub.tasks.approve if approved else hub.tasks.reject
-    return answer(await decide(run, task, by=given.by, comment=given.comment, data=given.data))
+    check_id(given.id)
+    return answer(await decide(run, task, by=given.by, comment=given.comment, data=given.data, id=given.id or ""))
 
 
 async def waits(request: Request) -> Response:
