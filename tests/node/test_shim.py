@@ -132,6 +132,27 @@ async def test_command_that_ignores_sigterm(processes: Processes, mark: str) -> 
     assert not marked(mark)
 
 
+async def test_what_is_kept_ends_by_itself_when_nobody_says_so_again(processes: Processes, mark: str) -> None:
+    process = await start(processes, mark, "sh", "-c", "trap '' TERM; echo up; while :; do sleep 1000; done", ready=b"up")
+    process.keep(100)
+    exit = await asyncio.wait_for(process.wait(), 5)
+    assert exit.signal == signal.SIGKILL
+    assert not marked(mark)
+
+
+async def test_what_is_kept_again_or_not_any_more_goes_on(processes: Processes, mark: str) -> None:
+    free, again, kept = [await start(processes, mark, "sh", "-c", "echo up; exec sleep 1000", ready=b"up") for _ in range(3)]
+    for process in (free, again, kept):
+        process.keep(300)
+    free.keep(None)
+    again.keep(60_000)
+    await asyncio.wait_for(kept.wait(), 5)
+    for process in (free, again):
+        assert not process.ended.done()
+        process.stop(0)
+        await asyncio.wait_for(process.wait(), 5)
+
+
 async def test_grace_is_for_an_orderly_end(processes: Processes, mark: str) -> None:
     process = await start(
         processes, mark, "sh", "-c", "trap 'sleep 0.1; exit 7' TERM; echo up; while :; do sleep 0.01; done", ready=b"up"

@@ -171,6 +171,24 @@ def test_a_lock_whose_holder_is_killed_is_kept_for_a_while(two: Up, ledger: Path
 
 
 @slow
+@pytest.mark.parametrize("isolation", ["", "process"])
+def test_a_lock_is_not_held_twice_when_only_the_supervisor_stands_still(two: Up, ledger: Path, isolation: str) -> None:
+    """Its worker goes on for as long as the lock is its own, and ends by itself."""
+    holder = python("locked", ledger, "x", key="door", ms=60_000, locks=["door"], requires=["one"])
+    first = two.client.runs.submit(flow(x={**holder, **({"isolation": isolation} if isolation else {})})).id
+    two.until(lambda: lines(ledger, "held", "x"), "it has the lock")
+    node = node_of(two, "a")
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        second = two.client.runs.submit(flow(y=python("hold", ledger, "y", key="door", ms=2_000, requires=["two"]))).id
+        assert two.client.runs.wait(second, 40).state == "succeeded"
+        oracle.check_locks(oracle.read(ledger))
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+    two.client.runs.cancel(first)
+
+
+@slow
 def test_a_node_that_stood_still_is_lost_and_too_late(two: Up, ledger: Path, tmp_path: Path) -> None:
     """The processes of its tasks go on meanwhile; what they did is reported, and counts for nothing."""
     release = tmp_path / "release"

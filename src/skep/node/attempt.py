@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from skep.model.node import Call, ErrorInfo, Grant, Outcome
 
@@ -20,7 +20,7 @@ NULL = b"null"
 class Attempt:
     """A lease being worked on. Its executor calls one of `succeed`, `fail`, `lose`, `snooze`; what comes after is ignored."""
 
-    __slots__ = ("_clock", "_finished", "call", "ended", "grant", "offsets", "started", "stopped", "work")
+    __slots__ = ("_clock", "_finished", "call", "ended", "grant", "keep_until", "offsets", "started", "stopped", "work")
 
     def __init__(
         self,
@@ -39,9 +39,16 @@ class Attempt:
         self.stopped: str | None = None
         """Why it is being stopped, once it is."""
         self.ended = False
+        self.keep_until = 0.0
+        """By the clock: its process ends by itself then, because it holds something of the whole fleet's. 0: it does not."""
         self.work: object = None
         """Whatever the executor needs to find again in order to stop it."""
         self._finished = finished
+
+    @property
+    def left_ms(self) -> int | None:
+        """How long its process may go on unless told again; None: for ever."""
+        return max(round((self.keep_until - self._clock()) * 1000), 0) if self.keep_until else None
 
     def succeed(self, output: bytes = NULL) -> None:
         """`output` is JSON."""
@@ -98,6 +105,16 @@ class Host(Protocol):
 
     async def call(self, attempt: Attempt, verb: str, *args: Any) -> Any:
         """Does what the attempt's code asks for: see `skep.node.context.VERBS`."""
+        ...
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """An executor whose attempts run in processes of their own, which go on when the node stands still."""
+
+    def keep(self) -> None:
+        """Tells the process of each of its attempts by when it must end by itself, or that it need not any more: see
+        `Attempt.keep_until`, which may have changed. What `start` is given has its own already."""
         ...
 
 

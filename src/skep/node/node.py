@@ -35,7 +35,7 @@ from skep.model.node import (
     artifact_reference,
 )
 from skep.model.run import Token, lock_name
-from skep.node.attempt import CANCEL, DEADLINE, MAX_OUTPUT, SUPERSEDED, TIMEOUT, Attempt, Executor
+from skep.node.attempt import CANCEL, DEADLINE, MAX_OUTPUT, SUPERSEDED, TIMEOUT, Attempt, Executor, Keeper
 from skep.node.link import Link
 from skep.node.locks import Locks
 from skep.node.logs import Logs
@@ -71,6 +71,10 @@ class Node:
         self._timer: asyncio.TimerHandle | None = None
         self._seen = 0
         """The last inbox entry that was taken."""
+        self._keep_until = 0.0
+        """When what is shared must be over, unless the server is heard again; 0: nobody watches over that."""
+        self._keeping = False
+        """Whether some attempt holds something of the whole fleet's, as far as executors were told."""
         self._outcomes: list[Outcome] = []
         self._ending: dict[Token, Grant] = {}
         """The leases of attempts that have ended and whose outcome is not yet with the link."""
@@ -149,6 +153,24 @@ class Node:
         ]
         return [Held(grant, self._locks.held(grant.token)) for grant in (*running, *self._ending.values())]
 
+    def heard(self, left_s: float) -> None:
+        """The server has heard us; if it does not again, what holds something of the whole fleet's must be over in so long.
+        The processes themselves see to that, should this one stand still."""
+        self._keep_until = self._time() + left_s
+        self._keep()
+
+    def _keep(self) -> None:
+        if not self._keep_until:
+            return
+        attempts = self._attempts.values()
+        for attempt in attempts:
+            attempt.keep_until = self._keep_until if self._shares(attempt.grant) else 0.0
+        keeping, self._keeping = self._keeping, any(attempt.keep_until for attempt in attempts)
+        if keeping or self._keeping:
+            for executor in self._executors.values():
+                if isinstance(executor, Keeper):
+                    executor.keep()
+
     def fence(self) -> None:
         """Ends what holds something of the whole fleet's: soon the server will give it to others."""
         for attempt in tuple(self._attempts.values()):
@@ -187,6 +209,7 @@ class Node:
                 self._stop(attempt, entry.reason)
         elif type(entry) is LockGrant:
             self._locks.granted(entry.token, lock_name(entry.key))
+            self._keep()
         elif type(entry) is Adopted:
             attempt = self._attempts.get(entry.old)
             if attempt is not None:
@@ -205,6 +228,8 @@ class Node:
         if executor is None:
             attempt.fail(ErrorInfo("Executor", f"node {self.info.id} does not run `{call.isolation or call.executor}` tasks"))
             return
+        if grant.claims and self._keep_until:
+            attempt.keep_until, self._keeping = self._keep_until, True
         try:
             executor.start(attempt)
         except Exception as error:
@@ -266,8 +291,11 @@ class Node:
 
     def _finished(self, attempt: Attempt, outcome: Outcome) -> None:
         token = attempt.grant.token
+        shared = self._keeping and self._shares(attempt.grant)
         del self._attempts[token]
         self._locks.forget(attempt)
+        if shared:
+            self._keep()
         if attempt.stopped == SUPERSEDED:
             return  # it is another's, or will be: nobody wants to hear of it
         self._ending[token] = attempt.grant

@@ -83,7 +83,14 @@ class Process:
     def stop(self, grace_ms: int = 1500) -> None:
         """SIGTERM to the whole tree, SIGKILL to what is left `grace_ms` later. A repeat can only bring the end nearer."""
         if self._exit is None:
-            self._say(shim.LENGTH.pack(min(max(0, grace_ms), 2**32 - 1)))
+            self._say(shim.LENGTH.pack(min(max(0, grace_ms), shim.KEEP - 1)))
+
+    def keep(self, left_ms: int | None) -> None:
+        """Ends the whole tree by itself unless it is told again within so long: also when this process stands still. None:
+        not any more."""
+        if self._exit is None:
+            ms = shim.FOR_EVER if left_ms is None else min(max(0, left_ms), shim.FOR_EVER - 1)
+            self._say(shim.LENGTH.pack(shim.KEEP + ms))
 
     def _say(self, message: bytes = b"") -> None:
         """Sends what the socket takes and the rest when it takes more: a request may be larger than its buffer."""

@@ -40,6 +40,8 @@ DEAF_S: Final = 10.0
 """A connection on which no beat was acknowledged for so long is given up."""
 FENCE_S: Final = 12.0
 """After the last acknowledged beat: what the fleet shares is given to others at 15 s."""
+LATER_S: Final = 0.5
+"""So much after the node should have ended them, processes of attempts end by themselves: it stands still."""
 ALONE_S: Final = 24 * 3600.0
 """How long attempts go on without a server."""
 LEAVE_S: Final = 2.0
@@ -53,6 +55,8 @@ class Holder(Protocol):
     def leases(self) -> list[Token]: ...
 
     def held(self) -> list[Held]: ...
+
+    def heard(self, left_s: float) -> None: ...
 
     def fence(self) -> None: ...
 
@@ -282,6 +286,7 @@ class RemoteLink:
     def _welcomed(self, welcome: frames.Welcome) -> None:
         self.connected = True
         self._acknowledged = self._greeted
+        self._tell_holder()
         self._beats.clear()
         if welcome.anew or welcome.epoch != self.epoch:
             self._known = False
@@ -345,8 +350,13 @@ class RemoteLink:
                 self._questions.answer(frame)
             elif kind is frames.Beaten:
                 self._acknowledged = max(self._beats.pop(frame.number, 0.0), self._acknowledged)
+                self._tell_holder()
             else:
                 self._end(frame)
+
+    def _tell_holder(self) -> None:
+        if self.holder is not None:
+            self.holder.heard(self._fence_s + LATER_S - (self._now() - self._acknowledged))
 
     def _receive(self, entries: Sequence[InboxEntry]) -> None:
         for entry in entries:

@@ -6,7 +6,8 @@ Three kinds of process take part. The *owner* (a supervisor) holds one socket to
 nothing but fork, and one control socket to each *shim*, the fork that looks after one command:
 
     owner → zygote    one byte, with the shim's end of a new control socket attached
-    owner → shim      length and marshalled (argv, env, cwd, fd numbers), with those fds attached; later grace times, any number
+    owner → shim      length and marshalled (argv, env, cwd, fd numbers), with those fds attached; later words, any number: a grace
+                      time, or until when to go on (see `Guard.obey`)
     shim → owner      `refused REASON`, or `started PID` and, when the whole tree is gone, `ended …` (see `Guard.report`)
 
 A shim is a child subreaper: whatever its command starts stays below it in the process tree, sessions and double forks
@@ -43,7 +44,9 @@ ORPHAN_S = 0.5  # the owner is gone, and with it the lease: all must be over in 
 PAUSE_S = 0.01  # between two rounds of SIGKILL
 GIVE_UP_S = 10.0  # what SIGKILL did not end by then is stuck in the kernel, or not ours to kill
 MAX_FDS = 64
-LENGTH = struct.Struct("!I")  # of a request in bytes; a grace time in ms
+LENGTH = struct.Struct("!I")  # of a request in bytes; a grace time in ms, or one to keep to, marked by KEEP
+KEEP = 0x8000_0000
+FOR_EVER = KEEP - 1
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -169,6 +172,7 @@ class Guard:
         self.user_s = self.system_s = 0.0
         self.rss = 0
         self.kill_at = math.inf
+        self.keep_until = math.inf  # if the owner has said nothing more by then, it stands still, and others get what we hold
 
     def reap(self) -> bool:
         """Takes leave of every ended child; False when nothing is left below."""
@@ -211,19 +215,30 @@ class Guard:
         while self.reap():
             if self.status is not None:
                 self.end(LEFTOVER_S)
-            left_s = self.kill_at - time.monotonic()
+            if self.keep_until <= time.monotonic():
+                self.keep_until = math.inf
+                self.end(ORPHAN_S)
+            left_s = min(self.kill_at, self.keep_until) - time.monotonic()
             if left_s <= -GIVE_UP_S:
                 return
-            if left_s <= 0:
+            if left_s <= 0 and self.kill_at < math.inf:
                 self.signal(signal.SIGSTOP, signal.SIGKILL)  # frozen first, so that nobody answers another's death by a fork
             for fd, _ in poller.poll(None if left_s == math.inf else 1000 * max(left_s, PAUSE_S)):
                 if fd == wake:
                     os.read(wake, 4096)
                 elif len(grace := receive(control, LENGTH.size)) == LENGTH.size:
-                    self.end(LENGTH.unpack(grace)[0] / 1000)
+                    self.obey(LENGTH.unpack(grace)[0])
                 else:
                     poller.unregister(control)
                     self.end(ORPHAN_S)
+
+    def obey(self, word: int) -> None:
+        """A word of the owner's: end now, with this grace, or by yourself in so long unless you hear from me again."""
+        if word < KEEP:
+            self.end(word / 1000)
+        elif self.kill_at == math.inf:
+            ms = word - KEEP
+            self.keep_until = math.inf if ms == FOR_EVER else time.monotonic() + ms / 1000
 
     def report(self) -> str:
         """`ended STATUS USER_MS SYSTEM_MS MAX_RSS_BYTES KILLED`; STATUS is an exit code, or a signal with a minus."""

@@ -84,6 +84,7 @@ class Worker(asyncio.Protocol):
         self._has_secrets = False
         self._stopping = self._killed = False
         self._process: Process | None = None
+        self._kept = False
         self._transport: asyncio.Transport | None = None
         self._words = b""
         """What it said last."""
@@ -105,6 +106,8 @@ class Worker(asyncio.Protocol):
             self._has_secrets = True
             self._sender.send(Secrets(self._pool.secrets))
         self._sender.send(Begin(number, attempt.grant))
+        if attempt.keep_until:
+            self.keep()
 
     def halt(self, attempt: Attempt) -> None:
         """Ends an attempt; if the worker does not answer, all of it."""
@@ -126,6 +129,14 @@ class Worker(asyncio.Protocol):
             self._process.stop(GRACE_MS)
         else:
             self._launch.cancel()
+
+    def keep(self) -> None:
+        """See `Keeper`: the first of its attempts that must be over decides."""
+        left = [own.left_ms for own in self._attempts.values() if own.left_ms is not None and not own.ended]
+        left_ms = min(left, default=None)
+        if self._process is not None and (left_ms is not None or self._kept):
+            self._kept = left_ms is not None
+            self._process.keep(left_ms)
 
     def kill(self) -> None:
         """Ends it at once. What it works on is lost, but for what was stopped."""
@@ -161,6 +172,7 @@ class Worker(asyncio.Protocol):
                 mine.close()
                 raise
         self._process = process
+        self.keep()
         self._transport, _ = await self._loop.create_unix_connection(lambda: self, sock=mine)
         self._sender.open(self._transport)
         process.ended.add_done_callback(lambda ended: self._on_end(ended.result()))

@@ -89,6 +89,10 @@ class IsolatedExecutor:
             self._waiting = deque(job for job in self._waiting if job.attempt is not attempt)
             attempt.fail(STOPPED)
 
+    def keep(self) -> None:
+        for worker in self._workers:
+            worker.keep()
+
     def ready(self, worker: _Worker) -> None:
         self._idle.append(worker)
         self._match()
@@ -153,6 +157,7 @@ class _Worker(asyncio.Protocol):
         self._attempts = 0
         self._stopping = self._retired = False
         self._process: Process | None = None
+        self._kept = False
         self._heard = bytearray()
         self._answering: set[asyncio.Task[None]] = set()
         self._launch = self._loop.create_task(self._spawn())
@@ -166,6 +171,7 @@ class _Worker(asyncio.Protocol):
         self._attempts += 1
         what = (str(call.call), msgspec.json.encode(call.args), call.env or {}, call.cwd or "")
         self._send(Begin(*what, grant.run, grant.name, grant.attempt, (grant.token.epoch, grant.token.n)))
+        self.keep()
 
     def stop(self) -> None:
         """Ends the worker and all below it, whatever it does; the attempt ends with it."""
@@ -174,6 +180,13 @@ class _Worker(asyncio.Protocol):
             self._process.stop(GRACE_MS)
         else:
             self._launch.cancel()
+
+    def keep(self) -> None:
+        """See `Keeper`."""
+        left_ms = None if self.attempt is None or self.attempt.ended else self.attempt.left_ms
+        if self._process is not None and (left_ms is not None or self._kept):
+            self._kept = left_ms is not None
+            self._process.keep(left_ms)
 
     def retire(self) -> None:
         """Ends the worker once it is idle."""

@@ -104,6 +104,10 @@ class PoolExecutor:
             crew.waiting = deque(other for other in crew.waiting if other is not attempt)
             attempt.fail(STOPPED)
 
+    def keep(self) -> None:
+        for worker in self.workers:
+            worker.keep()
+
     # -- who works where
 
     def _open_crew(self, base: str) -> Crew:

@@ -121,7 +121,7 @@ def read_json(path: Path, what: str, most: int) -> bytes:
 class _Shell:
     """One attempt at work."""
 
-    __slots__ = ("attempt", "checkpoint", "mask", "process", "stopping", "task")
+    __slots__ = ("attempt", "checkpoint", "kept", "mask", "process", "stopping", "task")
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
@@ -129,6 +129,7 @@ class _Shell:
         self.process: Process | None = None
         self.checkpoint: CheckpointFile | None = None
         self.stopping = False
+        self.kept = False
         self.task: asyncio.Task[None] | None = None
 
 
@@ -175,6 +176,16 @@ class ShellExecutor:
             shell.stopping = True
             shell.process.stop(GRACE_MS)
 
+    def keep(self) -> None:
+        for shell in self._shells:
+            self._keep(shell)
+
+    def _keep(self, shell: _Shell) -> None:
+        left_ms = shell.attempt.left_ms
+        if shell.process is not None and (left_ms is not None or shell.kept):
+            shell.kept = left_ms is not None
+            shell.process.keep(left_ms)
+
     def _look(self) -> None:
         for shell in self._shells:
             if shell.checkpoint is not None:
@@ -215,6 +226,7 @@ class ShellExecutor:
         checkpoint = CheckpointFile(folder / "checkpoint.json", self._host, shell.attempt, log)
         await checkpoint.fill()
         shell.process = process = await self._spawn(shell.attempt, call, log, folder)
+        self._keep(shell)
         shell.checkpoint = checkpoint
         exit = await process.wait()
         shell.checkpoint = None
