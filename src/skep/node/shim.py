@@ -6,8 +6,8 @@ Three kinds of process take part. The *owner* (a supervisor) holds one socket to
 nothing but fork, and one control socket to each *shim*, the fork that looks after one command:
 
     owner → zygote    one byte, with the shim's end of a new control socket attached
-    owner → shim      length and marshalled (argv, env, cwd, fd numbers), with those fds attached; later words, any number: a grace
-                      time, or until when to go on (see `Guard.obey`)
+    owner → shim      length and marshalled (argv, env, cwd, fd numbers), with those fds attached; later words, any number
+                      (see `Guard.obey`)
     shim → owner      `refused REASON`, or `started PID` and, when the whole tree is gone, `ended …` (see `Guard.report`)
 
 A shim is a child subreaper: whatever its command starts stays below it in the process tree, sessions and double forks
