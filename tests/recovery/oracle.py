@@ -122,8 +122,6 @@ def check_histories(home: Path) -> None:
             elif kind == "reset":
                 ended -= set(tasks)
                 over = cancelling = False
-            elif kind == "loaded":
-                over = False  # for a retry that came twice: the second is refused, and the end told again
             elif kind == "ended":
                 assert not over, f"run {run} has ended twice: {event}"
                 over = True
