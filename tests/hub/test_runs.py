@@ -12,6 +12,7 @@ from skep.errors import NotFoundError, RefusedError, RunFailedError, SpecError, 
 from skep.hub.runs import MAX_INPUTS
 from skep.ids import new_id
 from skep.model.node import LogChunk
+from skep.model.state import RunState
 from skep.testing.stage import HOLD, Failed, Stage, counted, workflow
 
 RUN: dict[str, Any] = {"run": "true"}
@@ -191,6 +192,36 @@ async def test_only_a_run_that_has_ended_can_be_retried(stage: Stage) -> None:
     with pytest.raises(WrongStateError, match="is running; only a run that has ended can be retried"):
         await stage.hub.runs.retry(run)
     assert (await stage.record.run(run)).command == 0
+
+
+async def test_a_cancelled_run_of_which_all_succeeded_is_not_retried_and_stays_what_it_was(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN, "b": RUN | {"when": False}})
+    await stage.go()
+    node.deaf = True
+    await stage.hub.runs.cancel(run)
+    await stage.go()
+    await node.finish("a")
+    await stage.go()
+    before = await stage.record.run(run)
+    assert RunState(before.state) is RunState.CANCELLED
+    with pytest.raises(WrongStateError, match=r"nothing of run .* is left to do; name the tasks"):
+        await stage.hub.runs.retry(run)
+    assert await stage.record.run(run) == before
+    await stage.hub.runs.retry(run, ["a"])
+    await stage.go()
+    assert node.started == ["a", "a"]
+
+
+async def test_a_run_cancelled_before_it_began_is_retried_whole(stage: Stage) -> None:
+    run = await stage.submit({"a": RUN, "b": RUN | {"needs": ["a"]}})
+    await stage.hub.runs.cancel(run)
+    await stage.go()
+    assert (await stage.hub.runs.wait(run)).label == "cancelled"
+    node = await stage.node()
+    await stage.hub.runs.retry(run)
+    await stage.go()
+    assert node.started == ["a", "b"]
 
 
 # -- what tasks wrote

@@ -107,6 +107,17 @@ async def test_a_retry_of_an_ended_run_makes_it_unloaded_again(ready_record: Sql
     assert (row.state, row.loaded, row.reason, row.finished_ms) == (RunState.RUNNING, EPOCH, "", None)
 
 
+async def test_a_retry_leaves_behind_what_was_told_before_the_end(ready_record: SqlRecord, story: Any) -> None:
+    """Or a retry that came too late the last time would be done now, with its tasks instead of these."""
+    await ready_record.command("r1", "retry", b'{"tasks":[0]}', NOW)
+    story.tell("loaded", count=2)
+    story.tell("ended", state=int(RunState.FAILED), reason="x")
+    await ready_record.transcribe("e1", EPOCH, *story.take())
+    command = await ready_record.command("r1", "retry", b'{"tasks":[1]}', NOW)
+    assert await ready_record.commands("e1", {}) == [command]
+    assert (await ready_record.run("r1")).applied == 1
+
+
 async def test_an_abandoned_engine_ends_its_runs(record: SqlRecord, new_run: New, story: Any) -> None:
     await record.open_engine(EngineRow("e1", EPOCH, 0, "p", True), after_epoch=0)
     await record.accept([new_run("r1"), new_run("r2"), new_run("r3", engine="e2")])

@@ -19,7 +19,7 @@ from skep.model.encode import encode
 from skep.model.node import Progress
 from skep.model.run import RunView
 from skep.model.spec import WorkflowSpec
-from skep.model.state import RunState
+from skep.model.state import RunState, TaskState
 from skep.model.views import Bulk, RunList, RunSummary, TaskList
 from skep.record.protocol import Accepted, NewRun, Record, RunFilter, RunRow
 from skep.upkeep.catalog import Catalog, compiled
@@ -292,11 +292,19 @@ class Runs(Streams):
             raise WrongStateError(f"run {run} is {state.label}; only a run that has ended can be retried")
         if state is RunState.SUCCEEDED and not tasks:
             raise WrongStateError(f"nothing of run {run} failed; name the tasks from which on it shall run again")
+        if not tasks and await self._is_done(run):
+            raise WrongStateError(f"nothing of run {run} is left to do; name the tasks from which on it shall run again")
         plan = await self._catalog.plan(row.digest)
         if row.reason == "abandoned" and row.engine != self._engine_id:
             raise WrongStateError(f"run {run} was one of `skep run`, whose process has ended; submit its workflow again")
         indexes = [await self._whole_task(run, plan, name) for name in tasks]
         await self._command(run, "retry", msgspec.json.encode({"reason": reason, "tasks": indexes}))
+
+    async def _is_done(self, run: str) -> bool:
+        """Whether all its tasks succeeded, or were skipped as they should be: what was running when it was cancelled, or had no
+        more time, may have succeeded all the same. Asked before a command is recorded, since that makes it queued again."""
+        known = (await self._record.restore([run])).get(run)
+        return known is not None and all(task.state == TaskState.SUCCEEDED or task.met for task in known.tasks)
 
     async def _whole_task(self, run: str, plan: Plan, name: str) -> int:
         at = await self._views.find(run, name)

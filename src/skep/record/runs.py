@@ -136,9 +136,12 @@ def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> Co
         made, state = numbered(tx, run, verb, data, at_ms)
         if verb == "retry" and state.ended:
             # Unfinished and unloaded again, or no server would ever come upon the command.
-            # Its time limit counted from when it was accepted, and is over or means nothing any more.
-            sql = "UPDATE runs SET state = ?, reason = '', loaded = 0, finished_ms = 0, timeout_ms = 0 WHERE id = ?"
-            tx.run(sql, int(RunState.QUEUED), run)
+            # Its time limit counted from when it was accepted, and is over or means nothing any more; what it was told before
+            # its end and was not done by then came too late.
+            sql = (
+                "UPDATE runs SET state = ?, reason = '', loaded = 0, finished_ms = 0, timeout_ms = 0, applied = ? WHERE id = ?"
+            )
+            tx.run(sql, int(RunState.QUEUED), made.number - 1, run)
         elif verb == "cancel":
             # Due at once: it is loaded only to be ended, or it would be cancelled on the day that it was to begin.
             tx.run("UPDATE runs SET due_ms = ? WHERE id = ? AND due_ms > ?", at_ms, run, at_ms)
