@@ -292,19 +292,21 @@ class Runs(Streams):
             raise WrongStateError(f"run {run} is {state.label}; only a run that has ended can be retried")
         if state is RunState.SUCCEEDED and not tasks:
             raise WrongStateError(f"nothing of run {run} failed; name the tasks from which on it shall run again")
-        if not tasks and await self._is_done(run):
-            raise WrongStateError(f"nothing of run {run} is left to do; name the tasks from which on it shall run again")
         plan = await self._catalog.plan(row.digest)
+        if not tasks and await self._is_done(run, len(plan.names)):
+            raise WrongStateError(f"nothing of run {run} is left to do; name the tasks from which on it shall run again")
         if row.reason == "abandoned" and row.engine != self._engine_id:
             raise WrongStateError(f"run {run} was one of `skep run`, whose process has ended; submit its workflow again")
         indexes = [await self._whole_task(run, plan, name) for name in tasks]
         await self._command(run, "retry", msgspec.json.encode({"reason": reason, "tasks": indexes}))
 
-    async def _is_done(self, run: str) -> bool:
-        """Whether all its tasks succeeded, or were skipped as they should be: what was running when it was cancelled, or had no
-        more time, may have succeeded all the same. Asked before a command is recorded, since that makes it queued again."""
+    async def _is_done(self, run: str, size: int) -> bool:
+        """Whether all its `size` tasks, without the children of maps, succeeded or were skipped as they should be: what ran when
+        it was cancelled may have succeeded all the same. Asked before a retry is recorded, since that makes the run queued."""
         known = (await self._record.restore([run])).get(run)
-        return known is not None and all(task.state == TaskState.SUCCEEDED or task.met for task in known.tasks)
+        return known is not None and all(
+            task.state == TaskState.SUCCEEDED or task.met for task in known.tasks if task.task < size
+        )
 
     async def _whole_task(self, run: str, plan: Plan, name: str) -> int:
         at = await self._views.find(run, name)
