@@ -301,7 +301,7 @@ class Runs(Streams):
         await self._command(run, "retry", msgspec.json.encode({"reason": reason, "tasks": indexes}))
 
     async def _is_done(self, run: str, size: int) -> bool:
-        """Whether all its `size` tasks, without the children of maps, succeeded or were skipped as they should be: what ran when
+        """Whether all its `size` tasks, without children of maps, succeeded or were skipped as they should be: what ran when
         it was cancelled may have succeeded all the same. Asked before a retry is recorded, since that makes the run queued."""
         known = (await self._record.restore([run])).get(run)
         return known is not None and all(
