@@ -213,6 +213,29 @@ async def test_a_cancelled_run_of_which_all_succeeded_is_not_retried_and_stays_w
     assert node.started == ["a", "a"]
 
 
+async def test_a_retry_that_another_overtook_is_refused(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = await stage.node(script={"a": Failed()})
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    node.script = {}
+    restore = stage.record.restore
+
+    async def slowly(runs: list[str]) -> Any:
+        """While it looks what there is to do, another one does it, to the end."""
+        known = await restore(runs)
+        monkeypatch.undo()
+        await stage.hub.runs.retry(run)
+        await stage.go()
+        return known
+
+    monkeypatch.setattr(stage.record, "restore", slowly)
+    with pytest.raises(WrongStateError, match="was told something else a moment ago"):
+        await stage.hub.runs.retry(run)
+    row = await stage.record.run(run)
+    assert (RunState(row.state), row.command) == (RunState.SUCCEEDED, 1)
+    assert node.started == ["a", "a"]
+
+
 async def test_a_run_cancelled_before_it_began_is_retried_whole(stage: Stage) -> None:
     run = await stage.submit({"a": RUN, "b": RUN | {"needs": ["a"]}})
     await stage.hub.runs.cancel(run)

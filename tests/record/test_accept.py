@@ -107,6 +107,14 @@ async def test_a_retry_of_an_ended_run_makes_it_unloaded_again(ready_record: Sql
     assert (row.state, row.loaded, row.reason, row.finished_ms) == (RunState.RUNNING, EPOCH, "", None)
 
 
+async def test_a_command_after_one_that_its_sender_did_not_know_is_not_stored(ready_record: SqlRecord) -> None:
+    first = await ready_record.command("r1", "pause", b"", NOW, 0)
+    with pytest.raises(WrongStateError, match="run r1 was told something else a moment ago"):
+        await ready_record.command("r1", "cancel", b"", NOW, 0)
+    assert await ready_record.commands("e1", {}) == [first]
+    assert (await ready_record.run("r1")).command == 1
+
+
 async def test_a_retry_leaves_behind_what_was_told_before_the_end(ready_record: SqlRecord, story: Any) -> None:
     """Or a retry that came too late the last time would be done now, with its tasks instead of these."""
     await ready_record.command("r1", "retry", b'{"tasks":[0]}', NOW)

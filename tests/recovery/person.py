@@ -23,7 +23,7 @@ class Decision(NamedTuple):
 
 
 class Person:
-    """A thread that submits, steers and decides. What it has in its lists was acknowledged."""
+    """A thread that submits, steers and decides. What it has in its lists was acknowledged, but for retries."""
 
     def __init__(self, home: Path, graphs: Graphs, chance: random.Random, name: str, runs: int) -> None:
         """`runs`: at most so many are submitted."""
@@ -33,8 +33,8 @@ class Person:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name)
         self.accepted: list[str] = []
-        self.commands: defaultdict[str, list[str]] = defaultdict(list)
-        """Run to verbs."""
+        self.retried: set[str] = set()
+        """Runs of which a retry was acknowledged, or got no answer, and may have been taken before the server was killed."""
         self.cancelled: dict[str, int] = {}
         """Runs that were said to be cancelled, to when (of CLOCK_MONOTONIC)."""
         self.decided: dict[str, list[Decision]] = defaultdict(list)
@@ -84,8 +84,13 @@ class Person:
 
     def _command(self) -> None:
         run, verb = self._some(), self._chance.choice(("pause", "resume", "resume", "cancel", "retry"))
-        getattr(self._client.runs, verb)(run)
-        self.commands[run].append(verb)
+        tried = {run} if verb == "retry" else set[str]()
+        try:
+            getattr(self._client.runs, verb)(run)
+        except UnreachableError:
+            self.retried |= tried
+            raise
+        self.retried |= tried
 
     def _decide(self) -> None:
         for wait in self._client.tasks.waits(kind="approval", run=self._some()):

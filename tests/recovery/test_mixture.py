@@ -72,7 +72,7 @@ def test_whatever_is_killed(seed: int, tmp_path: Path) -> None:
         oracle.check_histories(up.home)
         oracle.check_locks(lines)
         oracle.check_commands(up.home)
-        retried = {run for person in people for run, verbs in person.commands.items() if "retry" in verbs}
+        retried = {run for person in people for run in person.retried}
         oracle.check_counts(lines, retried)
         for at, finished in done:
             again = {(line.run, line.name) for line in lines[at:] if line.what == "start" and line.run not in retried}

@@ -298,7 +298,7 @@ class Runs(Streams):
         if row.reason == "abandoned" and row.engine != self._engine_id:
             raise WrongStateError(f"run {run} was one of `skep run`, whose process has ended; submit its workflow again")
         indexes = [await self._whole_task(run, plan, name) for name in tasks]
-        await self._command(run, "retry", msgspec.json.encode({"reason": reason, "tasks": indexes}))
+        await self._command(run, "retry", msgspec.json.encode({"reason": reason, "tasks": indexes}), row.command)
 
     async def _is_done(self, run: str, size: int) -> bool:
         """Whether all its `size` tasks, without children of maps, succeeded or were skipped as they should be: what ran when
@@ -315,8 +315,8 @@ class Runs(Streams):
             raise RefusedError(f"{name} is a child of a map: retry from {parent}, which does all of them again")
         return at
 
-    async def _command(self, run: str, verb: str, data: bytes) -> None:
-        await self._load.apply(await self._record.command(run, verb, data, self._clock.now_ms()))
+    async def _command(self, run: str, verb: str, data: bytes, after: int | None = None) -> None:
+        await self._load.apply(await self._record.command(run, verb, data, self._clock.now_ms(), after))
 
     async def bulk(self, verb: str, wanted: RunFilter, *, reason: str = "", limit: int = 10_000) -> Bulk:
         """A command to all runs of a filter that it can be meant for, up to `limit`. A `retry` is not meant for children: that

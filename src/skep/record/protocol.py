@@ -297,10 +297,11 @@ class Record(Protocol):
         (RefusedError for a key used with another body or an id used with another definition)."""
         ...
 
-    async def command(self, run: str, verb: str, data: bytes, at_ms: int) -> Command:
-        """Numbers and stores a command. Raises NotFoundError. `retry` makes an ended run queued and unloaded again, so that
-        `unloaded` and `commands` find it; whether it may be retried is for the caller to check first. `cancel` makes a run that
-        is not due yet due now."""
+    async def command(self, run: str, verb: str, data: bytes, at_ms: int, after: int | None = None) -> Command:
+        """Numbers and stores a command. `after`: the number of the last one that its sender knew of; with another since then
+        nothing is stored. `retry` makes an ended run queued and unloaded again, so that `unloaded` and `commands` find it;
+        whether it may be retried is for the caller to check first. `cancel` makes a run that is not due yet due now. Raises
+        NotFoundError; WrongStateError for the sake of `after`."""
         ...
 
     async def commands(self, engine: str, after: Mapping[str, int]) -> list[Command]:

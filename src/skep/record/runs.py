@@ -131,9 +131,11 @@ def _accept(tx: Transaction, run: NewRun) -> Accepted:
 # -- commands
 
 
-def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> Command:
+def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int, after: int | None = None) -> Command:
     with tx.savepoint():
         made, state = numbered(tx, run, verb, data, at_ms)
+        if after is not None and made.number != after + 1:
+            raise WrongStateError(f"run {run} was told something else a moment ago: look at it, and then say so again")
         if verb == "retry" and state.ended:
             # Unfinished and unloaded again, or no server would ever come upon the command.
             # Its time limit counted from when it was accepted, and is over or means nothing any more; what it was told before

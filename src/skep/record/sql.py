@@ -80,8 +80,8 @@ class SqlRecord(Doors):
         write = self._write_small if len(new) <= FEW else self._write
         return await write(runs.accept, new)
 
-    async def command(self, run: str, verb: str, data: bytes, at_ms: int) -> Command:
-        return await self._write(runs.command, run, verb, data, at_ms)
+    async def command(self, run: str, verb: str, data: bytes, at_ms: int, after: int | None = None) -> Command:
+        return await self._write(runs.command, run, verb, data, at_ms, after)
 
     async def commands(self, engine: str, after: Mapping[str, int]) -> list[Command]:
         return await self._read(runs.commands, engine, after)
