@@ -154,7 +154,7 @@ async def test_the_position_of_a_report_is_reached_when_the_record_has_it(stage:
     marks: list[int] = []
     stop = work.on_recorded(marks.append)
     await work.report([outcome(a)])
-    position = await work.position()
+    position = work.position()
     assert position == stage.engine.core.n
     assert work.mark < position
     await stage.go()

@@ -116,7 +116,7 @@ class FakeWork:
         self._note()
         return [OK] * len(outcomes)
 
-    async def position(self) -> int:
+    def position(self) -> int:
         return self.events
 
     def coming(self, node: str) -> None:

@@ -302,6 +302,9 @@ class Register(msgspec.Struct, frozen=True):
     info: NodeInfo
     beats: bool = True
     """False for a node inside this process: it ends with the process and is never silent."""
+    coming: bool = False
+    """It has still to present what it worked on before, perhaps the very tasks that would be given to it: nothing is placed
+    there until its first `take`."""
 
 
 class InboxEntry(NamedTuple):
@@ -353,8 +356,19 @@ class Engine(Protocol):
 
     epoch: int
 
+    @property
+    def heard(self) -> int:
+        """The number of an event not older than any that a verb of this object has told of."""
+        ...
+
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
-        """Calls back, on the loop's thread, when a topic stirs: `ready`, `events`, `due`, `node:ID`. Answers how to stop."""
+        """Calls back, on the loop's thread, when a topic stirs: `ready`, `events`, `due`, `node:ID`, `mark` (it moved), or any
+        that `stir` names. Answers how to stop."""
+        ...
+
+    async def stir(self, topics: Sequence[str]) -> None:
+        """Stirs topics, in every process that has this engine. One may be missed by a process that was cut off meanwhile: it
+        is a hint to look now, never the only reason to look."""
         ...
 
     # runs
@@ -436,9 +450,14 @@ class Engine(Protocol):
         ...
 
     async def backlog(self) -> int:
-        """How many events are not yet trimmed."""
+        """How many events are above the mark."""
         ...
 
-    async def trim(self, mark: int) -> None:
-        """The record has everything up to `mark`: it may be forgotten here."""
+    async def mark(self) -> int:
+        """The highest mark that `trim` was told: the record has everything up to it."""
+        ...
+
+    async def trim(self, mark: int, keep: int = 0) -> None:
+        """The record has everything up to `mark`: it may be forgotten here, but for the last `keep` of these events, which
+        other servers still read."""
         ...

@@ -187,10 +187,9 @@ class Work:
             return None
         return run.plan.spec.tasks[o.task if o.parent < 0 else o.parent].retry
 
-    async def position(self) -> int:
+    def position(self) -> int:
         """The number of an event not older than all that was reported until now: once the mark is there, the record has it."""
-        left = await self._engine.backlog()
-        return self.mark + left
+        return self._engine.heard
 
     def recorded(self, mark: int) -> None:
         """The record has every event up to `mark`, and the engine has let go of them. Called by the transcriber."""

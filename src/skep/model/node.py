@@ -50,6 +50,10 @@ class LiveNode(NamedTuple):
     """Units free by resource: slots, cpu (thousandths of a core), memory, vram (bytes)."""
     leases: int
     draining: bool
+    beat_ms: int = 0
+    """Engine time of its last sign of life."""
+    coming: bool = False
+    """It has registered and taken nothing yet, and said that it would first present what it has."""
 
 
 class Requirement(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):

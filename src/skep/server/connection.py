@@ -157,7 +157,7 @@ class Connection:
                 self._aside(self._present(info, report, frames.Present(frame.number, [], frame.outcomes)))
             else:
                 await self._work.report(frame.outcomes)
-                report.position = await self._work.position()
+                report.position = self._work.position()
         elif kind is frames.Beat:
             self._acknowledge(frame.seen)
             if await self._work.beat(Beat(info.id, info.incarnation, tuple(frame.leases), frame.seen)) != OK:
@@ -191,7 +191,7 @@ class Connection:
             answers = await self._work.report(mine)
             others += [outcome for outcome, answer in zip(mine, answers, strict=True) if answer == SUPERSEDED]
         await self._work.present(info.id, info.incarnation, frame.held, others, more=frame.more)
-        report.position = await self._work.position()
+        report.position = self._work.position()
         self._recorded(self._work.mark)
 
     def _acknowledge(self, seen: int) -> None:

@@ -97,11 +97,10 @@ class Outputs:
 
     async def _drop_recorded(self) -> None:
         """Drops the oldest, as long as the record has them: those above the mark are nowhere else."""
-        oldest = await self._engine.events(0, 1)
-        above = oldest[0].n if oldest else self._seen + 1
+        mark = await self._engine.mark()
         while self._kept and self._bytes > KEEP_BYTES:
             n, data = next(iter(self._kept.values()))
-            if n >= above:
+            if n > mark:
                 return
             self._kept.popitem(last=False)
             self._bytes -= len(data)

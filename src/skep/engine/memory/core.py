@@ -59,6 +59,10 @@ class MemoryEngine:
         self._listeners: dict[str, list[Callable[[], None]]] = {}
         self._heard = 0
 
+    @property
+    def heard(self) -> int:
+        return self.core.n
+
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
         listeners = self._listeners.setdefault(topic, [])
         listeners.append(callback)
@@ -157,7 +161,7 @@ class MemoryEngine:
         return self.core.tasks(run, tasks)
 
     async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
-        return self.core.take(node, incarnation, after, limit)
+        return self._told(self.core.take(node, incarnation, after, limit))
 
     async def nodes(self) -> list[LiveNode]:
         return self.core.list_nodes()
@@ -169,7 +173,15 @@ class MemoryEngine:
         return self.core.events(after, limit)
 
     async def backlog(self) -> int:
-        return len(self.core.log)
+        return self.core.n - self.core.mark
 
-    async def trim(self, mark: int) -> None:
-        self.core.trim(mark)
+    async def mark(self) -> int:
+        return self.core.mark
+
+    async def stir(self, topics: Sequence[str]) -> None:
+        self.core.stirred.update(topics)
+        self._told(None)
+
+    async def trim(self, mark: int, keep: int = 0) -> None:
+        self.core.trim(mark, keep)
+        self._told(None)

@@ -48,7 +48,7 @@ class NodeVerbs(Ends):
             if old.info.incarnation > item.info.incarnation:
                 return REFUSED
             self._leave(old, "lost")
-        self.nodes[item.info.id] = LiveNodeState(item.info, item.beats, self.now_ms)
+        self.nodes[item.info.id] = LiveNodeState(item.info, item.beats, self.now_ms, item.coming)
         self.emit("registered", node=item.info.id, count=item.info.incarnation)
         self.stirred.add("ready")
         return OK
@@ -110,7 +110,10 @@ class NodeVerbs(Ends):
         return answers
 
     def list_nodes(self) -> list[LiveNode]:
-        return [LiveNode(node.info, dict(node.free), len(node.leases), node.draining) for node in self.nodes.values()]
+        return [
+            LiveNode(node.info, dict(node.free), len(node.leases), node.draining, node.beat_ms, node.coming)
+            for node in self.nodes.values()
+        ]
 
     def stats(self) -> EngineStats:
         """Counts over all unfinished runs."""
@@ -132,6 +135,9 @@ class NodeVerbs(Ends):
         live = self.nodes.get(node)
         if live is None or live.info.incarnation != incarnation:
             raise NotFoundError(f"node {node} (incarnation {incarnation}) is not registered")
+        if live.coming:
+            live.coming = False
+            self.stirred.add("ready")
         inbox = live.inbox
         while inbox and inbox[0].number <= after:
             inbox.popleft()
@@ -285,10 +291,14 @@ class NodeVerbs(Ends):
         start = max(after - self.trimmed, 0)
         return self.log[start : start + limit]
 
-    def trim(self, mark: int) -> None:
-        """Forgets events up to the mark, and runs that ended before it some time ago."""
-        count = min(mark, self.n) - self.trimmed
+    def trim(self, mark: int, keep: int = 0) -> None:
+        """Moves the mark; forgets events up to `keep` before it, and runs that ended before it some time ago."""
+        mark = min(mark, self.n)
+        if mark > self.mark:
+            self.mark = mark
+            self.stirred.add("mark")
+        count = self.mark - keep - self.trimmed
         if count > 0:
             del self.log[:count]
             self.trimmed += count
-        self.expire(self.trimmed)
+        self.expire(self.mark)

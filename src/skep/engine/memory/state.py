@@ -50,6 +50,8 @@ class State:
         self.n = 0
         self.log: list[Event] = []
         self.trimmed = 0
+        """How many of the first events are forgotten."""
+        self.mark = 0
         self.budget = RELEASE_LIMIT
         self.max_lost = 3
         self.runs: dict[str, LiveRun] = {}

@@ -131,7 +131,7 @@ class TaskVerbs(Ends):
             run.version[task] += 1
             return PAUSED
         node = self.nodes.get(item.node)
-        if node is None or node.draining:
+        if node is None or node.draining or node.coming:
             return NO_FIT
         if not node.take(item.takes):
             return NO_FIT

@@ -47,6 +47,21 @@ class NodeSuite(Suite):
         assert (node.info.labels, node.free["vram"], node.leases, node.draining) == ({"zone": "a"}, 3, 1, False)
         assert (await drive.last("registered")).node == "m"
 
+    async def test_a_node_that_still_presents_is_given_nothing_until_it_takes(self, drive: Driver) -> None:
+        await drive.tell("register", Register(NodeInfo("m"), coming=True))
+        await drive.submit(chain(1))
+        assert [node.coming for node in await drive.engine.nodes()] == [False, True]
+        assert await drive.offer(0, node="m") == NO_FIT
+        assert await drive.engine.take("m", 1, 0, 9) == []
+        assert [node.coming for node in await drive.engine.nodes()] == [False, False]
+        assert await drive.offer(0, node="m") == OK
+
+    async def test_nodes_show_when_they_last_gave_a_sign(self, drive: Driver) -> None:
+        began = {node.info.id: node.beat_ms for node in await drive.engine.nodes()}
+        drive.clock.advance(700)
+        await drive.tell("beat", Beat("n", 1))
+        assert {node.info.id: node.beat_ms for node in await drive.engine.nodes()} == {"n": began["n"] + 700}
+
     async def test_a_newer_incarnation_replaces_the_old_one(self, drive: Driver) -> None:
         await drive.submit(chain(1))
         token = await drive.start()

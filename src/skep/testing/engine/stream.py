@@ -33,6 +33,20 @@ class StreamSuite(Suite):
         await drive.work(1)
         assert (await drive.engine.events(count, 9))[0].n == count + 1
 
+    async def test_what_is_recorded_may_be_kept_for_those_who_follow(self, drive: Driver) -> None:
+        await drive.submit(chain(2))
+        await drive.work(0, 1)
+        last = len(await drive.read() or drive.history.events)
+        assert (await drive.engine.mark(), await drive.engine.backlog(), drive.engine.heard) == (0, last, last)
+        await drive.engine.trim(last - 1, keep=2)
+        assert (await drive.engine.mark(), await drive.engine.backlog()) == (last - 1, 1)
+        assert [event.n for event in await drive.engine.events(0, 99)] == [last - 2, last - 1, last]
+        await drive.engine.trim(last - 3, keep=0)
+        assert await drive.engine.mark() == last - 1, "it only rises"
+        await drive.engine.trim(last, keep=0)
+        assert await drive.engine.events(0, 99) == []
+        assert await drive.engine.backlog() == 0
+
     async def test_one_server_leads(self, drive: Driver) -> None:
         lead = drive.engine.lead
         assert await lead("a", 3_000)
@@ -55,6 +69,16 @@ class StreamSuite(Suite):
         await drive.tell("snooze", Snooze("r", 0, token, 10))
         for event in heard.values():
             await asyncio.wait_for(event.wait(), 2)
+            event.clear()
+        for topic in ("mark", "anything at all"):
+            heard[topic] = asyncio.Event()
+            stops.append(drive.engine.listen(topic, heard[topic].set))
+        await drive.engine.trim(1)
+        await drive.engine.stir(["anything at all"])
+        for topic in ("mark", "anything at all"):
+            await asyncio.wait_for(heard[topic].wait(), 2)
+            heard[topic].clear()
+        for event in heard.values():
             event.clear()
         for stop in stops:
             stop()
