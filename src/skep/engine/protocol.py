@@ -294,6 +294,8 @@ class Beat(msgspec.Struct, frozen=True, gc=False):
     leases: tuple[Token, ...] = ()
     seen: int = 0
     """The number of the last inbox entry it received."""
+    server: str = ""
+    """Through whom it came."""
 
 
 class Register(msgspec.Struct, frozen=True):

@@ -54,6 +54,8 @@ class LiveNode(NamedTuple):
     """Engine time of its last sign of life."""
     coming: bool = False
     """It has registered and taken nothing yet, and said that it would first present what it has."""
+    server: str = ""
+    """Through which its last beat came."""
 
 
 class Requirement(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):

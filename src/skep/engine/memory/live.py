@@ -275,12 +275,13 @@ class Lease:
 class LiveNodeState:
     """A node, what of it is free, and its inbox."""
 
-    __slots__ = ("beat_ms", "beats", "coming", "dismissed", "draining", "free", "inbox", "info", "leases", "number")
+    __slots__ = ("beat_ms", "beats", "coming", "dismissed", "draining", "free", "inbox", "info", "leases", "number", "server")
 
     def __init__(self, info: NodeInfo, beats: bool, now_ms: int, coming: bool = False) -> None:
         self.info = info
         self.beats = beats
         self.coming = coming
+        self.server = ""
         self.beat_ms = now_ms
         self.draining = False
         self.free = {"slots": info.slots, "cpu": info.cpu_milli, "memory": info.memory, "vram": info.vram}

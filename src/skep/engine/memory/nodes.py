@@ -71,6 +71,7 @@ class NodeVerbs(Ends):
         if node is None or node.info.incarnation != item.incarnation:
             return NOT_FOUND
         node.beat_ms = self.now_ms
+        node.server = item.server
         listed = {token[1] for token in item.leases if token[0] == self.epoch}
         unseen = {e.entry.token.n for e in node.inbox if e.number > item.seen and e.entry.token.epoch == self.epoch}
         for n in sorted(node.leases.keys() - listed - unseen):
@@ -111,7 +112,7 @@ class NodeVerbs(Ends):
 
     def list_nodes(self) -> list[LiveNode]:
         return [
-            LiveNode(node.info, dict(node.free), len(node.leases), node.draining, node.beat_ms, node.coming)
+            LiveNode(node.info, dict(node.free), len(node.leases), node.draining, node.beat_ms, node.coming, node.server)
             for node in self.nodes.values()
         ]
 
