@@ -7,35 +7,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from skep.model.state import RunState, TaskState
+from skep.testing.chaos.effects import Line, lost_counts, read, shared_locks
 from skep.wiring import RECORD_FILE
 
 ENDS = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 COMMIT_MS = 1_500
 """Between the moment that a command is given as its time, and the one in which it is applied."""
-
-
-class Line(NamedTuple):
-    """Of the ledger."""
-
-    what: str
-    name: str
-    attempt: int
-    token: str
-    run: str
-    at_ns: int
-    more: str
-
-
-def read(ledger: Path) -> list[Line]:
-    if not ledger.exists():
-        return []
-    rows = [line.split() for line in ledger.read_text().splitlines()]
-    return [Line(r[0], r[1], int(r[2]), r[3], r[4], int(r[5]), r[6] if len(r) > 6 else "") for r in rows]
 
 
 @contextmanager
@@ -135,30 +117,12 @@ def check_histories(home: Path) -> None:
 
 def check_locks(lines: list[Line]) -> None:
     """From its first to its last sign of life in it nobody else had the lock."""
-    spans: defaultdict[str, dict[tuple[str, str, str], list[int]]] = defaultdict(dict)
-    for line in lines:
-        if line.what == "held":
-            span = spans[line.more].setdefault((line.run, line.name, line.token), [line.at_ns, line.at_ns])
-            span[1] = max(span[1], line.at_ns)
-    for key, of_key in spans.items():
-        last_end, last = 0, ("", "", "")
-        for who, (begin, end) in sorted(of_key.items(), key=lambda item: item[1][0]):
-            assert begin >= last_end, f"lock {key}: {who} had it {(last_end - begin) / 1e6:.1f} ms before {last} let it go"
-            if end > last_end:
-                last_end, last = end, who
+    assert not list(shared_locks(lines))
 
 
 def check_counts(lines: list[Line], retried: set[str]) -> None:
     """No attempt of a task that counts by checkpoint begins below what was saved."""
-    saved: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for line in lines:
-        task = (line.run, line.name)
-        if line.run in retried:
-            continue
-        if line.what == "saved":
-            saved[task] = max(saved[task], int(line.more))
-        elif line.what == "loaded":
-            assert int(line.more) >= saved[task], f"{task} had saved {saved[task]} and began again at {line.more}"
+    assert not list(lost_counts(line for line in lines if line.run not in retried))
 
 
 def check_commands(home: Path) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from skep.client import Client, UnreachableError
 from skep.errors import SkepError
 from skep.ids import new_id
-from tests.recovery.graphs import Graphs
+from skep.testing.chaos.graphs import Graphs
 
 
 class Decision(NamedTuple):

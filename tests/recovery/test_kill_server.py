@@ -22,13 +22,13 @@ from skep.ids import new_id
 from skep.model.authoring import build_workflow
 from skep.model.spec import WorkflowSpec
 from skep.model.state import TaskState
+from skep.testing.chaos.graphs import WORK
 from skep.testing.up import Up
 from skep.wiring import RECORD_FILE
 
 FULL = os.environ.get("SKEP_DRILL") == "full"
 TASKS, KILLS = (5_000, 20) if FULL else (400, 4)
 LONG = 4
-WORK = Path(__file__).with_name("work.py")
 
 
 def many(ledger: Path) -> WorkflowSpec:

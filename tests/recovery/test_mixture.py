@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from skep.node.detached import listed
+from skep.testing.chaos.effects import Line, read
+from skep.testing.chaos.graphs import Graphs
 from skep.testing.up import Up
 from tests.recovery import oracle
-from tests.recovery.graphs import Graphs
 from tests.recovery.person import Person
 
 FULL = os.environ.get("SKEP_DRILL") == "full"
@@ -58,7 +59,7 @@ def test_whatever_is_killed(seed: int, tmp_path: Path) -> None:
                     kill_nodes(up, chance)
                 if what in ("server", "both"):
                     up.kill()
-                    done.append((len(oracle.read(ledger)), oracle.finished(up.home)))
+                    done.append((len(read(ledger)), oracle.finished(up.home)))
                     up.start()
         finally:
             for person in people:
@@ -67,7 +68,7 @@ def test_whatever_is_killed(seed: int, tmp_path: Path) -> None:
             assert not person.faults, person.faults
         accepted = [run for person in people for run in person.accepted]
         finish(up, accepted)
-        lines = oracle.read(ledger)
+        lines = read(ledger)
         oracle.check_record(up.home)
         oracle.check_histories(up.home)
         oracle.check_locks(lines)
@@ -104,7 +105,7 @@ def finish(up: Up, accepted: list[str]) -> None:
         time.sleep(0.1)
 
 
-def check_cancelled(people: list[Person], lines: list[oracle.Line], retried: set[str]) -> None:
+def check_cancelled(people: list[Person], lines: list[Line], retried: set[str]) -> None:
     """Once a run is said to be cancelled nothing of it begins."""
     since = {run: at for person in people for run, at in person.cancelled.items() if run not in retried}
     for line in lines:

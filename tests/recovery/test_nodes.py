@@ -20,10 +20,10 @@ from skep.model.authoring import build_workflow
 from skep.model.run import RunView
 from skep.model.spec import WorkflowSpec
 from skep.node.detached import Listed, listed
+from skep.testing.chaos.effects import Line, read
+from skep.testing.chaos.graphs import WORK
 from skep.testing.up import Up
 from tests.recovery import oracle
-from tests.recovery.graphs import WORK
-from tests.recovery.oracle import Line
 
 FULL = os.environ.get("SKEP_DRILL") == "full"
 slow = pytest.mark.skipif(not FULL, reason="takes as long as patience does: SKEP_DRILL=full")
@@ -56,7 +56,7 @@ def python(function: str, ledger: Path, name: str, **given: Any) -> dict[str, An
 
 
 def lines(ledger: Path, what: str, name: str) -> list[Line]:
-    return [line for line in oracle.read(ledger) if (line.what, line.name) == (what, name)]
+    return [line for line in read(ledger) if (line.what, line.name) == (what, name)]
 
 
 def node_of(up: Up, name: str) -> Listed:
@@ -154,7 +154,7 @@ def test_a_lock_whose_holder_dies_with_the_server_is_not_given_too_soon(two: Up,
     two.kill()
     two.start()
     assert two.client.runs.wait(run, 60).state == "succeeded"
-    oracle.check_locks(oracle.read(ledger))
+    oracle.check_locks(read(ledger))
 
 
 @slow
@@ -167,7 +167,7 @@ def test_a_lock_whose_holder_is_killed_is_kept_for_a_while(two: Up, ledger: Path
     os.kill(node_of(two, "a").pid, signal.SIGKILL)
     two.client.runs.cancel(first)
     assert two.client.runs.wait(second, 40).state == "succeeded"
-    oracle.check_locks(oracle.read(ledger))
+    oracle.check_locks(read(ledger))
 
 
 @slow
@@ -182,7 +182,7 @@ def test_a_lock_is_not_held_twice_when_only_the_supervisor_stands_still(two: Up,
     try:
         second = two.client.runs.submit(flow(y=python("hold", ledger, "y", key="door", ms=2_000, requires=["two"]))).id
         assert two.client.runs.wait(second, 40).state == "succeeded"
-        oracle.check_locks(oracle.read(ledger))
+        oracle.check_locks(read(ledger))
     finally:
         os.kill(node.pid, signal.SIGCONT)
     two.client.runs.cancel(first)
@@ -275,5 +275,5 @@ def test_a_node_that_comes_after_the_others_keeps_its_lock(two: Up, ledger: Path
     finally:
         os.kill(node.pid, signal.SIGCONT)
     assert [two.client.runs.wait(run, 60).state for run in (first, second)] == ["succeeded"] * 2
-    oracle.check_locks(oracle.read(ledger))
+    oracle.check_locks(read(ledger))
     assert len(lines(ledger, "start", "x")) == 1

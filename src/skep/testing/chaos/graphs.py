@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import Any, Final
 
 from skep.model.authoring import build_workflow
 from skep.model.spec import WorkflowSpec
 
-WORK = Path(__file__).with_name("work.py")
-KEYS = ("red", "green")
+WORK: Final = "skep.testing.chaos.work"
+KEYS: Final = ("red", "green")
 """Of locks."""
 
 Task = dict[str, Any]
@@ -20,7 +21,8 @@ Task = dict[str, Any]
 class Graphs:
     """Of one seed."""
 
-    def __init__(self, chance: random.Random, ledger: Path) -> None:
+    def __init__(self, chance: random.Random, ledger: Path, *, long: bool = False) -> None:
+        """`ledger`: where tasks note what they do. `long`: some attempts take seconds."""
         self._chance = chance
         self._ledger = str(ledger)
         self._kinds: dict[Callable[[str], Task], int] = {
@@ -36,7 +38,7 @@ class Graphs:
             self._ask: 2,
             self._wait: 2,
             self._child: 2,
-        }
+        } | ({self._long: 2, self._long_locked: 1} if long else {})
 
     def make(self) -> WorkflowSpec:
         """Its input `key` is that of its events."""
@@ -64,8 +66,10 @@ class Graphs:
         return self._python("touch", name, ms=self._chance.randint(1, 80))
 
     def _shell(self, name: str) -> Task:
-        line = f"{name} $SKEP_ATTEMPT $SKEP_TOKEN $SKEP_RUN 0 >> {self._ledger}"
-        return {"run": f"echo start {line}; sleep 0.0{self._chance.randint(1, 9)}; echo end {line}"}
+        line = f"{name} $SKEP_ATTEMPT $SKEP_TOKEN $SKEP_RUN 0 >> {quote(self._ledger)}"
+        output = '{"attempt":%s,"token":"%s"}'
+        tell = f"printf '{output}' $SKEP_ATTEMPT $SKEP_TOKEN > \"$SKEP_OUTPUT\""
+        return {"run": f"echo start {line}; sleep 0.0{self._chance.randint(1, 9)}; echo end {line}; {tell}"}
 
     def _each(self, name: str) -> Task:
         items = [{"at": at, "ms": self._chance.randint(1, 40)} for at in range(self._chance.randint(0, 12))]
@@ -88,6 +92,13 @@ class Graphs:
     def _locked(self, name: str) -> Task:
         key = self._chance.choice(KEYS)
         return {**self._python("locked", name, key=key, ms=self._chance.randint(5, 100)), "locks": [key]}
+
+    def _long(self, name: str) -> Task:
+        return self._python("touch", name, ms=self._chance.randint(2_000, 9_000))
+
+    def _long_locked(self, name: str) -> Task:
+        key = self._chance.choice(KEYS)
+        return {**self._python("locked", name, key=key, ms=self._chance.randint(1_000, 3_000)), "locks": [key]}
 
     def _hang(self, name: str) -> Task:
         limit = self._chance.choice(("timeout", "deadline"))

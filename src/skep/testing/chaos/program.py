@@ -1,0 +1,101 @@
+"""A program of the fleet: started, killed, stopped and let go on; started again when it ends by itself, as an init system would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+STOP_S: Final = 10.0
+AGAIN_S: Final = 1.0
+"""Before one that ended by itself is started again."""
+
+
+class Program:
+    """`python -m MODULE ARGUMENTS`, as often as it is started."""
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        log: Path,
+        *,
+        module: Sequence[str] = ("skep",),
+        inside: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`module`: with its own first arguments. `inside`: a command that runs it, for one in another network namespace.
+        `env`: beside this process's environment."""
+        self.name = name
+        self.log = log
+        self._command = [*inside, sys.executable, "-m", *module, *arguments]
+        self._env = {**os.environ, **(env or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.wanted = False
+        self.ended: list[int] = []
+        """Exit codes of the times that it ended by itself."""
+        self._next_s = 0.0
+
+    def start(self) -> None:
+        """Does not wait until it answers."""
+        self.wanted = True
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.log.parent, env=self._env
+            )
+
+    def keep(self) -> None:
+        """Starts it again if it has ended by itself."""
+        if not self.wanted or self.process is None or self.process.poll() is None:
+            return
+        now = time.monotonic()
+        if not self._next_s:
+            self.ended.append(self.process.returncode)
+            self._next_s = now + AGAIN_S
+        elif now >= self._next_s:
+            self._next_s = 0.0
+            self.start()
+
+    @property
+    def pid(self) -> int | None:
+        """While it lives."""
+        return self.process.pid if self.process is not None and self.process.poll() is None else None
+
+    def kill(self) -> None:
+        """`kill -9`; it stays away until it is started."""
+        self.wanted = False
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def freeze(self) -> None:
+        tell(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        tell(self.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ends it: in good order, else with force."""
+        self.wanted = False
+        if self.process is None:
+            return
+        tell(self.pid, signal.SIGCONT)
+        tell(self.pid, signal.SIGTERM)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def tell(pid: int | None, number: signal.Signals) -> None:
+    """Sends a signal to a process that may have ended."""
+    if pid is not None:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass  # it has just ended
