@@ -11,7 +11,7 @@ import msgspec
 from skep.errors import RecordError
 from skep.record.dialect import Transaction
 from skep.record.labels import add_labels
-from skep.record.schema import LATER, RUNS, VERSION, create
+from skep.record.schema import FLEET, LATER, RUNS, VERSION, create
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,13 @@ def _to_2(tx: Transaction) -> None:
         add_labels(tx, seq, accepted_ms, msgspec.json.decode(labels))
 
 
-MIGRATIONS: Final[Mapping[int, Callable[[Transaction], None]]] = {1: _to_2}
+def _to_3(tx: Transaction) -> None:
+    """Other machines come in, with keys."""
+    for statement in FLEET:
+        tx.run(statement.format_map(tx.dialect.words))
+
+
+MIGRATIONS: Final[Mapping[int, Callable[[Transaction], None]]] = {1: _to_2, 2: _to_3}
 """From which version, and what is done."""
 
 

@@ -219,6 +219,19 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
 
 
+class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A key with which a node or a person comes in from elsewhere. Of its secret only a digest is kept."""
+
+    id: str
+    digest: str
+    """No two keys have the same."""
+    role: str
+    note: str
+    created_ms: int
+    revoked_ms: int = 0
+    """0: it is good."""
+
+
 class TaskRow(msgspec.Struct, kw_only=True):
     """A task as recorded. One without a row has not begun: waiting, or ready for the first time, which the record does not
     tell apart."""
@@ -417,6 +430,20 @@ class Record(Protocol):
 
     async def set_flag(self, name: str, value: str | None) -> None:
         """None removes it."""
+        ...
+
+    # -- keys
+
+    async def put_key(self, row: KeyRow) -> None:
+        """Stores a new key; the same one again is as once. Raises RefusedError for an id or a digest that another key has."""
+        ...
+
+    async def keys(self) -> list[KeyRow]:
+        """All of them, also those that were revoked, the oldest first."""
+        ...
+
+    async def revoke_key(self, id: str, at_ms: int) -> bool:
+        """False: there is no such key, or it was revoked before."""
         ...
 
     # -- reading

@@ -14,7 +14,7 @@ from typing import Final
 
 from skep.record.dialect import Transaction
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 RANK: Final = "(CASE priority WHEN 0 THEN 5 ELSE priority END) DESC"
 """Runs by priority; 0 stands for none named, which is normal."""
@@ -76,6 +76,15 @@ LATER: Final = (
 )
 """What came with version 2."""
 
+FLEET: Final = (
+    # Keys with which nodes and people of other machines come in; the secrets themselves are nowhere.
+    "CREATE TABLE keys (id {text} PRIMARY KEY, digest {text} NOT NULL UNIQUE, role {text} NOT NULL, note {text} NOT NULL,"
+    " created_ms {int} NOT NULL, revoked_ms {int} NOT NULL DEFAULT 0) {end}",
+    # Artifacts of a record that several machines share, in pieces; otherwise they are files and this is empty.
+    "CREATE TABLE artifact_chunks (id {text} NOT NULL, n {int} NOT NULL, data {bytes} NOT NULL, PRIMARY KEY (id, n)) {end}",
+)
+"""What came with version 3."""
+
 TABLES: Final = (
     "CREATE TABLE record_version (version {int} NOT NULL) {end}",
     "CREATE TABLE engines (id {text} PRIMARY KEY, epoch {int} NOT NULL, mark {int} NOT NULL, process {text} NOT NULL,"
@@ -112,6 +121,7 @@ TABLES: Final = (
     "CREATE TABLE artifact_runs (artifact {text} NOT NULL, run_id {text} NOT NULL, PRIMARY KEY (artifact, run_id)) {keyed}",
     "CREATE INDEX artifact_runs_run ON artifact_runs (run_id)",
     *LATER,
+    *FLEET,
 )
 
 KEYS: Final = {

@@ -15,6 +15,7 @@ from skep.record import (
     backup,
     definitions,
     kept,
+    keys,
     listing,
     nodes,
     prune,
@@ -33,6 +34,7 @@ from skep.record.protocol import (
     EngineRow,
     Expansion,
     Fence,
+    KeyRow,
     NewRun,
     NodeRow,
     RestoredRun,
@@ -174,6 +176,17 @@ class SqlRecord(Doors):
 
     async def set_flag(self, name: str, value: str | None) -> None:
         await self._write(nodes.set_flag, name, value)
+
+    # -- keys
+
+    async def put_key(self, row: KeyRow) -> None:
+        await self._write(keys.put, row)
+
+    async def keys(self) -> list[KeyRow]:
+        return await self._read(keys.keys)
+
+    async def revoke_key(self, id: str, at_ms: int) -> bool:
+        return await self._write(keys.revoke, id, at_ms)
 
     # -- reading
 
