@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from skep import __version__
+from skep.cli.where import add_options
 from skep.errors import SkepError
 
 
@@ -75,6 +76,7 @@ def load_command(name: str) -> Any:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     found = get_command(module.app)
+    add_options(found)
     return found.commands.get(name, found) if isinstance(found, TyperGroup) else found
 
 

@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 @app.command()
 def backup(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.", file_okay=False)],
-    data: remote.Data = None,
+    data: remote.Home = None,
     json: remote.Json = False,
 ) -> None:
     """Write a copy of all that is recorded, consistent in itself, while work goes on. It does without a server too.

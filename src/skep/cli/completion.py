@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from skep.cli.where import given
 from skep.errors import SkepError
 
 MOST: Final = 50
@@ -76,7 +77,7 @@ def _offered(ask: Callable[[Any, typer.Context], Iterable[str]]) -> Callable[[ty
 
         data = ctx.params.get("data")
         try:
-            with Client(Path(data) if data else None) as client:
+            with Client(**given(Path(data) if data else None)) as client:
                 return [word for word in ask(client, ctx) if word.startswith(incomplete)]
         except SkepError:
             return []

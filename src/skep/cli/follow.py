@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -50,7 +49,7 @@ def follow(
         if found.due_ms and found.due_ms > now_ms and not found.started_ms and not quiet:
             console.view.say([("it is due ", "dim"), (both(found.due_ms, now_ms), "")])
         try:
-            _show(client.home, found.id, plan, console)
+            _show(client, found.id, plan, console)
         except KeyboardInterrupt:
             console.say([("the run goes on; watch it again with ", "dim"), (f"skep watch {found.id}", "")])
             return CANCELLED
@@ -63,9 +62,9 @@ def follow(
     return ended.exit_code
 
 
-def _show(home: Path, run: str, plan: Plan, console: Console) -> None:
+def _show(client: Client, run: str, plan: Plan, console: Console) -> None:
     view = console.view
-    feed = Feed(home, run, plan, live=isinstance(view, Live))
+    feed = Feed(client, run, plan, live=isinstance(view, Live))
     view.begin(plan, run)
     away = False
     try:
@@ -99,12 +98,12 @@ def _tell(view: Live | Lines, away: bool) -> None:
 class Feed:
     """Brings what happens in a run from the server, in threads of its own; the `take_…` methods hand it over in order."""
 
-    def __init__(self, home: Path, run: str, plan: Plan, live: bool) -> None:
+    def __init__(self, client: Client, run: str, plan: Plan, live: bool) -> None:
         """`live`: also what running tasks write, and how far they say they are."""
         self.error: SkepError | None = None
         self.away = False
         """The server does not answer now."""
-        self._home = home
+        self._client = client
         self._run = run
         self._plan = plan
         self._first: dict[str, int] = {}
@@ -160,7 +159,7 @@ class Feed:
 
     def _bring_events(self) -> None:
         place, last, pause_s = (0, 0), "", AGAIN_S
-        client = Client(self._home)
+        client = self._client.again()
         try:
             while True:
                 try:
@@ -185,7 +184,7 @@ class Feed:
         place = 0
         while not self._over.is_set():
             try:
-                for line in Client(self._home).runs.logs(self._run, after=place, follow=True):
+                for line in self._client.again().runs.logs(self._run, after=place, follow=True):
                     place = line.position
                     self._logs.append(line)
             except SkepError:
@@ -193,7 +192,7 @@ class Feed:
             time.sleep(LONGEST_S)
 
     def _bring_progress(self) -> None:
-        client = Client(self._home)
+        client = self._client.again()
         while not self._over.wait(PROGRESS_S):
             try:
                 self._progress = client.runs.progress(self._run)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from skep.cli import completion
+from skep.cli import completion, where
 from skep.cli.problems import problems_of
 from skep.cli.screen import Line, paint
 from skep.client import Client, Filter
@@ -29,7 +29,10 @@ def _given(value: str | None) -> str | None:
     return value
 
 
-Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The server's data directory (or set SKEP_HOME).")]
+Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=where.DATA)]
+"""Of the server that a command speaks to; it may be named otherwise too, see `skep.cli.where`."""
+Home = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="The data directory (or set SKEP_HOME).")]
+"""Of a command that works on this machine."""
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as one JSON document.")]
 Namespace = Annotated[str | None, typer.Option("--namespace", metavar="NAME", help="Only of this namespace.", callback=_given)]
 Run = Annotated[
@@ -41,8 +44,8 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 @contextmanager
 def server(data: Path | None, json: bool = False) -> Iterator[Client]:
-    """The server of a data directory. `json`: an error that passes goes to standard output as a document too."""
-    with Client(data) as client, told(json):
+    """The server that is meant. `json`: an error that passes goes to standard output as a document too."""
+    with told(json), Client(**where.given(data)) as client:
         yield client
 
 

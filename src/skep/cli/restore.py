@@ -23,7 +23,7 @@ def restore(
     force: Annotated[
         bool, typer.Option("--force", help="Put the record that is there aside, and this one in its place.")
     ] = False,
-    data: remote.Data = None,
+    data: remote.Home = None,
     json: remote.Json = False,
 ) -> None:
     """Put a backup in the place of the data. No server may run there; the next `skep up` goes on from it.

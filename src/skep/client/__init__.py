@@ -1,6 +1,7 @@
-"""The client: the hub's nouns over HTTP, to a server on a Unix socket. It blocks.
+"""The client: the hub's nouns over HTTP, to a server on a Unix socket or at a URL. It blocks.
 
-    client = Client()                       # the server of the usual data directory
+    client = Client()                       # the server of SKEP_URL, else that of the usual data directory
+    client = Client(url="https://skep.example:7420", token="skep_…")
     client.submit(report, urls=[…]).result(timeout="5m")
     client.runs.list(Filter(state=["failed"]))
 
@@ -9,7 +10,8 @@ that change something carry an id made here, so that one which got no answer is 
 """
 
 from skep.client.client import Client, Handle
+from skep.client.reach import Reach, UnreachableError
 from skep.client.runs import Filter, Told
-from skep.client.wire import API, PROTOCOL, WAIT_S, Refusal, UnreachableError
+from skep.client.wire import API, PROTOCOL, WAIT_S, Refusal
 
-__all__ = ["API", "PROTOCOL", "WAIT_S", "Client", "Filter", "Handle", "Refusal", "Told", "UnreachableError"]
+__all__ = ["API", "PROTOCOL", "WAIT_S", "Client", "Filter", "Handle", "Reach", "Refusal", "Told", "UnreachableError"]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from skep.client.nouns import Definitions, Events, Insight, Nodes, Queue, Schedules, Tasks
+from skep.client.reach import Reach, find_reach
 from skep.client.runs import Runs
 from skep.client.wire import Wire
-from skep.config import data_home
 from skep.model.run import failure_of
 from skep.model.spec import WorkflowSpec
 from skep.model.state import RunState
@@ -25,11 +25,21 @@ class HasSpec(Protocol):
 
 
 class Client(Wire):
-    """The server of a data directory."""
+    """One server: that of a data directory, or one at a URL."""
 
-    def __init__(self, data: str | Path | None = None) -> None:
-        """`data`: the data directory whose server is meant; else SKEP_HOME's, else the platform's."""
-        super().__init__(data_home(data))
+    def __init__(
+        self,
+        data: str | Path | None = None,
+        *,
+        url: str | None = None,
+        token: str | None = None,
+        tls_ca: str | Path | None = None,
+        reach: Reach | None = None,
+    ) -> None:
+        """`url`: `https://host:port`, with the key in `token` (else SKEP_TOKEN) and, in the file `tls_ca` (else SKEP_TLS_CA),
+        the authorities to trust. `data`: the data directory whose server is meant. Without both: SKEP_URL, else the data
+        directory of SKEP_HOME, else the platform's. `reach`: in place of all of these. Raises RefusedError."""
+        super().__init__(reach or find_reach(data, url, token, tls_ca))
         self.runs = Runs(self)
         self.tasks = Tasks(self)
         self.nodes = Nodes(self)
@@ -38,6 +48,10 @@ class Client(Wire):
         self.schedules = Schedules(self)
         self.events = Events(self)
         self.insight = Insight(self)
+
+    def again(self) -> Client:
+        """Another one for the same server, for another thread."""
+        return Client(reach=self.reach)
 
     def __enter__(self) -> Client:
         return self

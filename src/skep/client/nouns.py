@@ -100,6 +100,8 @@ class Schedules:
     def put(self, name: str, options: Mapping[str, Any], namespace: str | None = None) -> ScheduleView:
         """`options`: what `skep.flow.timetable.build_schedule` takes, with `spec` (a `WorkflowSpec`) or `workflow` (a name)."""
         body = {"name": name, "namespace": namespace, **options}
+        if self._wire.reach.elsewhere:
+            body.pop("base", None)  # a folder of this machine
         return self._wire.ask(ScheduleView, "POST", f"{API}/schedules", body=body)
 
     def list(self, namespace: str | None = None) -> list[ScheduleView]:

@@ -65,7 +65,8 @@ class Runs:
         wait_s: float | None = None,
     ) -> RunSummary:
         """Accepts a run: of a workflow, or of a stored definition by `name` or `name@version`. `base`: where relative paths of
-        its tasks start, on nodes of this machine. `wait_s`: answers at its end, or, after so long, as it is then."""
+        its tasks start, on nodes of this machine; a server elsewhere is told of none. `wait_s`: answers at its end, or as it
+        is after so long."""
         body = {
             "id": run_id or new_id(time.time_ns() // 1_000_000),
             "definition": workflow if isinstance(workflow, str) else None,
@@ -78,7 +79,7 @@ class Runs:
             "in_ms": in_ms,
             "namespace": namespace,
             "idempotency_key": idempotency_key,
-            "base": base or os.getcwd(),
+            "base": "" if self._wire.reach.elsewhere else base or os.getcwd(),
         }
         until = time.monotonic() + (wait_s or 0)
         first_s = min(wait_s or 0, WAIT_S)

@@ -1,18 +1,16 @@
-"""How requests reach a server on a Unix socket, and how its refusals become errors again."""
+"""How requests reach a server, and how its refusals become errors again."""
 
 from __future__ import annotations
 
 import http.client
-import socket
 from collections.abc import Generator, Mapping
-from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
 from skep import errors
-from skep.config import data_home, socket_path
+from skep.client.reach import Reach, UnreachableError
 from skep.version import VERSION
 
 T = TypeVar("T")
@@ -27,30 +25,12 @@ ANSWER_S: Final = 30.0
 """How long an answer may take beyond what was asked for."""
 
 
-class UnreachableError(errors.SkepError):
-    """No server answers."""
-
-    exit_code = 6
-
-
-class Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
 class Wire:
     """The connection to one server. For one thread at a time; it is kept open between calls."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self._path = socket_path(home)
-        self._connection: Connection | None = None
+    def __init__(self, reach: Reach) -> None:
+        self.reach = reach
+        self._connection: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
         if self._connection is not None:
@@ -72,7 +52,7 @@ class Wire:
 
     def stream(self, kind: type[T], path: str, *, query: Mapping[str, Any] | None = None) -> Generator[T, None, None]:
         """The lines of an endless answer, decoded, until it ends or the iterator is closed. Uses a connection of its own."""
-        connection = Connection(self._path, ANSWER_S)
+        connection = self.reach.connection(ANSWER_S)
         try:
             response = self._send(connection, "GET", url_of(path, query), None)
             if response.status >= 400:
@@ -91,7 +71,7 @@ class Wire:
         data = None if body is None else msgspec.json.encode(body)
         for left in reversed(range(TRIES)):
             fresh = self._connection is None
-            connection = self._connection = self._connection or Connection(self._path, ANSWER_S)
+            connection = self._connection = self._connection or self.reach.connection(ANSWER_S)
             if connection.sock is not None:
                 connection.sock.settimeout(ANSWER_S + patience_s)
             connection.timeout = ANSWER_S + patience_s
@@ -110,19 +90,18 @@ class Wire:
             return answer
         raise AssertionError("not reached")
 
-    def _send(self, connection: Connection, method: str, url: str, data: bytes | None) -> http.client.HTTPResponse:
-        headers = {"Skep-Protocol": str(PROTOCOL), "User-Agent": f"skep/{VERSION}"}
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, url: str, data: bytes | None
+    ) -> http.client.HTTPResponse:
+        headers = {"Skep-Protocol": str(PROTOCOL), "User-Agent": f"skep/{VERSION}", **self.reach.headers}
         if data is not None:
             headers["Content-Type"] = "application/json"
         try:
             if connection.sock is None:
                 connection.connect()
-        except (FileNotFoundError, ConnectionRefusedError):
-            where = "" if self.home == data_home() else f" --data {self.home}"
-            raise UnreachableError(f"no server runs on {self.home}; start one with `skep up{where}`") from None
         except OSError as error:
-            raise UnreachableError(f"the server's socket {self._path} cannot be used: {error.strerror or error}") from None
-        connection.request(method, url, body=data, headers=headers)
+            raise self.reach.trouble(error) from None
+        connection.request(method, self.reach.prefix + url, body=data, headers=headers)
         return connection.getresponse()
 
 

@@ -19,7 +19,7 @@ SIGNS = {FINE: ("✓ ", "green"), NOTE: ("! ", "yellow"), WRONG: ("✗ ", "red")
 
 
 @app.command()
-def doctor(data: remote.Data = None, json: remote.Json = False) -> None:
+def doctor(data: remote.Home = None, json: remote.Json = False) -> None:
     """Look for what is wrong with this machine, the data directory and the server; exits with 1 when something is.
 
     **Examples**
