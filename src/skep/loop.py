@@ -35,6 +35,8 @@ class Loop:
 
     name = "loop"
     interval_s: float = 1.0
+    longest_pause_s: float = LONGEST_PAUSE_S
+    """Between two passes that raise."""
 
     def __init__(self, step: Callable[[], Awaitable[bool]] | None = None, name: str | None = None) -> None:
         """`step`: what `run_once` does, where no class of its own is worth it."""
@@ -88,7 +90,7 @@ class Loop:
             except Exception as error:  # noqa: BLE001  whatever it is, the loop goes on
                 self._failed(error, pause_s)
                 await self._rest(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                pause_s = min(pause_s * 2, self.longest_pause_s)
                 continue
             pause_s = FIRST_PAUSE_S
             if self.trouble is not None:

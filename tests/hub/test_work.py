@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from skep.engine.protocol import NOT_FOUND, OK, REFUSED, SUPERSEDED, WAITING, Beat
+from skep.engine.protocol import NOT_FOUND, OK, REFUSED, SUPERSEDED, WAITING
 from skep.errors import ConflictError, SupersededError
 from skep.hub import work as work_module
 from skep.model.node import ErrorInfo, Grant, Held, HeldLock, LockGrant, LogChunk, NodeInfo, Outcome, Progress
@@ -193,9 +193,6 @@ async def test_what_a_node_presents_is_handed_on_with_the_keys_of_its_locks(stag
     presented: list[Any] = []
 
     class Presenter:
-        def coming(self, node: str) -> None:
-            presented.append(node)
-
         async def present(self, *given: Any, more: bool = False) -> None:
             presented.append((*given, more))
 
@@ -208,8 +205,6 @@ async def test_what_a_node_presents_is_handed_on_with_the_keys_of_its_locks(stag
     assert presented == [("n", 1, [Held(a, locks), Held(a)], [ended], False)]
     await work.present("n", 1, [], [], more=True)
     assert presented[1] == ("n", 1, [], [], True), "also when it brings nothing"
-    work.coming("n")
-    assert presented[2] == "n"
 
 
 async def test_a_node_is_known_by_its_incarnation_until_it_leaves(stage: Stage) -> None:
@@ -218,10 +213,11 @@ async def test_a_node_is_known_by_its_incarnation_until_it_leaves(stage: Stage) 
     assert await work.knows("n", 2)
     assert not await work.knows("n", 1)
     assert not await work.knows("m", 2)
-    assert await work.beat(Beat("n", 2)) == OK
+    assert await work.beat("n", 2, [], 0) == OK
     assert await work.drain("n") == OK
-    await work.retire("n", 2, lost=True)
+    assert await work.lose("n", 2)
+    assert not await work.lose("n", 2)
     assert not await work.knows("n", 2)
-    assert await work.beat(Beat("n", 2)) == NOT_FOUND
+    assert await work.beat("n", 2, [], 0) == NOT_FOUND
     await stage.go()
     assert counted(stage.told)["lost"] == 1

@@ -80,17 +80,25 @@ class FakeWork:
     async def knows(self, node: str, incarnation: int) -> bool:
         return self.registered.get(node) == incarnation
 
-    async def register(self, info: NodeInfo, *, beats: bool) -> Answer:
+    async def register(self, info: NodeInfo, *, beats: bool, coming: bool = False) -> Answer:
         if self.registered.get(info.id, 0) > info.incarnation:
             return "refused"
         self.registered[info.id] = info.incarnation
+        if coming:
+            self.expected.append(info.id)
         self._note()
         return OK
 
-    async def retire(self, node: str, incarnation: int, *, lost: bool = False) -> None:
+    async def retire(self, node: str, incarnation: int) -> None:
         self.registered.pop(node, None)
-        self.retired.append((node, lost))
+        self.retired.append((node, False))
         self._note()
+
+    async def lose(self, node: str, incarnation: int) -> bool:
+        self.registered.pop(node, None)
+        self.retired.append((node, True))
+        self._note()
+        return True
 
     async def drain(self, node: str, on: bool = True) -> Answer:
         self.drained.append(node)
@@ -119,9 +127,6 @@ class FakeWork:
     def position(self) -> int:
         return self.events
 
-    def coming(self, node: str) -> None:
-        self.expected.append(node)
-
     async def present(
         self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
     ) -> None:
@@ -131,7 +136,8 @@ class FakeWork:
         self.events += len(outcomes)
         self._note()
 
-    async def beat(self, beat: Beat) -> Answer:
+    async def beat(self, node: str, incarnation: int, leases: Sequence[Token], seen: int) -> Answer:
+        beat = Beat(node, incarnation, tuple(leases), seen)
         self.beats.append(beat)
         self._note()
         return OK if self.registered.get(beat.node) == beat.incarnation else "not_found"

@@ -91,7 +91,7 @@ async def test_the_next_command_after_a_restart_does_not_overtake_either(stage: 
     await stage.record.command(run, "cancel", b"", stage.clock.now_ms())
     after = await stage.reopened()
     rows = await after.record.unloaded("engine", after.engine.epoch, 9, stage.clock.now_ms())
-    await after.load._load(rows, stage.clock.now_ms())  # a pass that has read the commands before
+    await after.load._load(rows)  # a pass that has read the commands before
     await after.hub.runs.pause(run)
     await after.take_up()
     await after.go()

@@ -170,8 +170,7 @@ async def test_a_node_that_comes_late_is_not_given_what_it_has(stage: Stage) -> 
     after = await stage.reopened()
     assert after.rejoin is not None
     await after.take_up()
-    await after.hub.work.register(node.info, beats=False)
-    after.hub.work.coming(node.info.id)
+    await after.hub.work.register(node.info, beats=False, coming=True)
     await after.go()
     await node.rejoin(after)
     await after.go()

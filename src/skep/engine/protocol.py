@@ -359,6 +359,11 @@ class Engine(Protocol):
     epoch: int
 
     @property
+    def now_ms(self) -> int:
+        """The engine's time, as near as can be told without asking it."""
+        ...
+
+    @property
     def heard(self) -> int:
         """The number of an event not older than any that a verb of this object has told of."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from skep.clock import Clock
+from skep.engine.protocol import Engine
 from skep.errors import SpecError
 from skep.ids import new_id
 from skep.model.encode import encode
@@ -12,7 +13,7 @@ from skep.model.fields import Fault
 from skep.model.kinds import parse_text
 from skep.model.spec import DEFAULT_NAMESPACE
 from skep.record.protocol import Record, Signal
-from skep.upkeep.waits import WaitLoop
+from skep.upkeep.waits import topic_of
 
 MAX_DATA: Final = 1024 * 1024
 """Bytes of JSON that an event may carry."""
@@ -23,10 +24,10 @@ MAX_WORD: Final = 500
 class Events:
     """The noun of the hub."""
 
-    def __init__(self, record: Record, clock: Clock, waits: WaitLoop) -> None:
+    def __init__(self, engine: Engine, record: Record, clock: Clock) -> None:
         self._record = record
         self._clock = clock
-        self._waits = waits
+        self._engine = engine
 
     async def send(self, name: str, key: str = "", data: Any = None, *, namespace: str = "", id: str = "") -> str:
         """Sends an event to all that wait for it, now or within 7 days; answers its id. The same `id` again is the same
@@ -42,7 +43,7 @@ class Events:
             at_ms=now_ms,
         )
         await self._record.send(signal)
-        self._waits.sent(namespace, name, key)
+        await self._engine.stir([topic_of((namespace, name, key))])
         return signal.id
 
 

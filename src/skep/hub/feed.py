@@ -39,6 +39,15 @@ class Feed:
         if self._watched:
             self.stir(event.run for event in events)
 
+    def awaited(self) -> list[str]:
+        """Runs for whose end somebody waits."""
+        return list(self._ends)
+
+    def missed(self, ends: Sequence[Event]) -> None:
+        """Batches were recorded that nobody will publish. `ends`: of those for which somebody waits, as far as they ended."""
+        self.publish(ends)
+        self.stir(tuple(self._watched))
+
     def stir(self, runs: Iterable[str]) -> None:
         """There is something new of these runs: events, or what their tasks wrote."""
         watched = self._watched

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from skep.clock import Clock
 from skep.engine.protocol import Engine
 from skep.errors import NotFoundError
@@ -15,29 +13,21 @@ from skep.record.protocol import NodeRow, Record
 class Nodes:
     """The noun of the hub."""
 
-    def __init__(self, engine: Engine, record: Record, clock: Clock, engine_id: str, heard: Mapping[str, int]) -> None:
-        """`heard`: when each node last gave a sign of life."""
+    def __init__(self, engine: Engine, record: Record, clock: Clock, engine_id: str) -> None:
         self._engine = engine
         self._record = record
         self._clock = clock
         self._engine_id = engine_id
-        self._heard = heard
-        self._draining: set[str] = set()
-        """Nodes that shall drain, whether they are there or not."""
 
-    async def open(self) -> None:
-        """Takes up what was wanted before."""
-        self._draining = {row.id for row in await self._record.nodes(self._engine_id) if row.draining}
-
-    def wants_drain(self, node: str) -> bool:
+    async def wants_drain(self, node: str) -> bool:
         """Whether it shall take nothing new, also when it comes back."""
-        return node in self._draining
+        return any(row.id == node and row.draining for row in await self._record.nodes(self._engine_id))
 
     async def list(self, *, all: bool = False) -> list[NodeView]:
         """Those that are there, by name; `all`: also those that left or were lost."""
         live = {node.info.id: node for node in await self._engine.nodes()}
         recorded = {row.id: row for row in await self._record.nodes(self._engine_id)}
-        views = [_live(node, self._heard.get(id)) for id, node in live.items()]
+        views = [_live(node) for node in live.values()]
         if all:
             views += [_gone(row) for id, row in recorded.items() if id not in live]
         return sorted(views, key=lambda view: view.id)
@@ -55,12 +45,11 @@ class Nodes:
         holds when the node comes back. Raises NotFoundError."""
         await self.get(node)
         await self._record.want_drain(self._engine_id, node, on, self._clock.now_ms())
-        (self._draining.add if on else self._draining.discard)(node)
         await self._engine.drain([node], on)
         return await self.get(node)
 
 
-def _live(node: LiveNode, beat_ms: int | None) -> NodeView:
+def _live(node: LiveNode) -> NodeView:
     info, free = node.info, node.free
     return NodeView(
         id=info.id,
@@ -78,7 +67,7 @@ def _live(node: LiveNode, beat_ms: int | None) -> NodeView:
         vram=info.vram,
         vram_free=free["vram"],
         running=node.leases,
-        beat_ms=beat_ms,
+        beat_ms=node.beat_ms,
         version=info.version or None,
         pid=info.pid or None,
     )

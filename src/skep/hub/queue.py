@@ -16,6 +16,8 @@ from skep.upkeep.place import PlaceLoop, requirement_of
 ALL: Final = "*"
 PAUSED: Final = "paused:"
 """Of the record's flags: `paused:NAMESPACE`."""
+TOPIC: Final = "queue"
+"""Stirred when what is paused has changed."""
 LOOKED_AT: Final = 10_000
 """Ready tasks of a class that are counted."""
 
@@ -29,10 +31,13 @@ class Queue:
         self._load = load
         self._place = place
         self._clock = clock
+        self._held: set[str] = set()
+        """`*` once nothing more is started in this process."""
 
     async def open(self) -> None:
-        """Takes up what is recorded as paused."""
-        self._place.paused = {name.removeprefix(PAUSED) for name in await self._record.flags() if name.startswith(PAUSED)}
+        """Takes up what is recorded as paused. Again whenever another server of this engine says that it changed."""
+        flags = await self._record.flags()
+        self._place.paused = self._held | {name.removeprefix(PAUSED) for name in flags if name.startswith(PAUSED)}
 
     async def stats(self, namespace: str = "") -> QueueStats:
         """Counts, of one namespace where that can be told apart (classes and ended runs)."""
@@ -73,9 +78,11 @@ class Queue:
         """Starts nothing more, of one namespace or at all; what runs goes on. Recorded before it is applied."""
         await self._record.set_flag(PAUSED + (namespace or ALL), "1")
         self._place.paused.add(namespace or ALL)
+        await self._engine.stir([TOPIC])
 
     def hold(self) -> None:
         """Starts nothing more in this process, whatever is recorded: it is about to end."""
+        self._held = {ALL}
         self._place.paused.add(ALL)
 
     async def resume(self, namespace: str = "") -> None:
@@ -84,6 +91,7 @@ class Queue:
             await self._record.set_flag(PAUSED + name, None)
             self._place.paused.discard(name)
         self._place.wake()
+        await self._engine.stir([TOPIC])
 
 
 def labelled(counts: Mapping[int, int]) -> Iterator[tuple[RunState, int]]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from skep.clock import Clock
+from skep.engine.protocol import Engine
 from skep.errors import ConflictError, SpecError
 from skep.flow.plan import check_inputs
 from skep.flow.timetable import build_schedule, describe, next_after, upcoming
@@ -17,7 +18,7 @@ from skep.model.kinds import NAME, names
 from skep.model.schedule import ScheduleSpec, ScheduleView
 from skep.model.spec import DEFAULT_NAMESPACE, WorkflowSpec
 from skep.record.protocol import Record, RunFilter, ScheduleRow
-from skep.upkeep.schedule import ScheduleLoop
+from skep.upkeep.schedule import TOPIC, ScheduleLoop
 from skep.upkeep.stored import Stored
 
 UPCOMING: Final = 5
@@ -33,7 +34,8 @@ _SPEC: Final = msgspec.json.Decoder(ScheduleSpec)
 class Schedules:
     """The noun of the hub."""
 
-    def __init__(self, record: Record, clock: Clock, loop: ScheduleLoop) -> None:
+    def __init__(self, engine: Engine, record: Record, clock: Clock, loop: ScheduleLoop) -> None:
+        self._engine = engine
         self._record = record
         self._clock = clock
         self._loop = loop
@@ -54,7 +56,7 @@ class Schedules:
             check_inputs(await self._stored.workflow(namespace, spec.workflow), spec.inputs)
         row = await self._record.put_schedule(namespace, name, _encode(spec), next_after(spec, now_ms), now_ms)
         self._loop.refused.pop((namespace, name), None)
-        self._loop.wake()
+        await self._engine.stir([TOPIC])
         return await self._view(row)
 
     async def list(self, namespace: str = "") -> list[ScheduleView]:
@@ -70,7 +72,7 @@ class Schedules:
         namespace = namespace or DEFAULT_NAMESPACE
         removed = await self._record.remove_schedule(namespace, name)
         self._loop.refused.pop((namespace, name), None)
-        self._loop.wake()
+        await self._engine.stir([TOPIC])
         return removed
 
     async def pause(self, name: str, namespace: str = "") -> ScheduleView:
@@ -88,7 +90,7 @@ class Schedules:
                 return await self._view(row)
             next_ms = None if paused else next_after(_SPEC.decode(row.spec), self._clock.now_ms())
             if await self._record.move_schedule(row, next_ms=next_ms, paused=paused):
-                self._loop.wake()
+                await self._engine.stir([TOPIC])
                 return await self._view(await self._record.schedule(namespace, name))
         raise ConflictError(f"schedule {name} changes all the time; try again")
 

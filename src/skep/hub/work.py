@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -35,12 +35,12 @@ MOST_SHOWN: Final = 100_000
 """Tasks whose progress is kept."""
 
 
+async def _never(node: str) -> bool:
+    return False
+
+
 class Presenter(Protocol):
     """What takes back the work of an earlier engine (`skep.upkeep.rejoin`)."""
-
-    def coming(self, node: str) -> None:
-        """It has joined, and will present what it has."""
-        ...
 
     async def present(
         self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
@@ -62,22 +62,22 @@ class Work:
         clock: Clock,
         chance: Callable[[], float] = random.random,
         presenter: Presenter | None = None,
+        server: str = "",
     ) -> None:
-        """`presenter`: None where nothing is ever restored."""
+        """`presenter`: None where nothing is ever restored. `server`: the name of this one among those of its engine."""
         self._engine = engine
         self._record = record
         self._catalog = catalog
         self._clock = clock
         self._chance = chance
         self.presenter = presenter
+        self._server = server
         self.mark = 0
         """The last event that the record has, as far as is known here."""
         self._recorded: list[Callable[[int], None]] = []
         self._shown: dict[str, dict[int, Progress]] = {}
         self._shown_count = 0
-        self.heard: dict[str, int] = {}
-        """When each node last gave a sign of life."""
-        self.wants_drain: Callable[[str], bool] = lambda node: False
+        self.wants_drain: Callable[[str], Awaitable[bool]] = _never
         """Whether a node that joins shall take nothing."""
         self.on_progress: Callable[[Sequence[Progress]], None] = lambda items: None
         self.on_log: Callable[[Sequence[LogChunk]], None] = lambda chunks: None
@@ -88,23 +88,18 @@ class Work:
 
     # -- joining and leaving
 
-    async def register(self, info: NodeInfo, *, beats: bool) -> Answer:
-        (answer,) = await self._engine.register([Register(info, beats)])
-        if answer == OK:
-            self.heard[info.id] = self._clock.now_ms()
-            if self.wants_drain(info.id):
-                await self._engine.drain([info.id], True)  # in the same breath: nothing is placed there in between
+    async def register(self, info: NodeInfo, *, beats: bool, coming: bool = False) -> Answer:
+        """`coming`: it presents what it has before it takes anything."""
+        drains = await self.wants_drain(info.id)
+        (answer,) = await self._engine.register([Register(info, beats, coming and self.presenter is not None)])
+        if answer == OK and drains:
+            await self._engine.drain([info.id], True)
         return answer
 
     async def knows(self, node: str, incarnation: int) -> bool:
         """Whether this incarnation is registered: it then has its leases and its inbox as before."""
         nodes = await self._engine.nodes()
         return any(live.info.id == node and live.info.incarnation == incarnation for live in nodes)
-
-    def coming(self, node: str) -> None:
-        """A node that has just joined is given nothing until it has presented what it has."""
-        if self.presenter is not None:
-            self.presenter.coming(node)
 
     async def present(
         self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
@@ -122,19 +117,24 @@ class Work:
         locks = tuple(msgspec.structs.replace(lock, key=lock_key(namespace, lock.key)) for lock in lease.locks)
         return msgspec.structs.replace(lease, locks=locks)
 
-    async def beat(self, beat: Beat) -> Answer:
-        (answer,) = await self._engine.beat([beat])
-        if answer == OK:
-            self.heard[beat.node] = self._clock.now_ms()
+    async def beat(self, node: str, incarnation: int, leases: Sequence[Token], seen: int) -> Answer:
+        (answer,) = await self._engine.beat([Beat(node, incarnation, tuple(leases), seen, self._server)])
         return answer
 
     async def drain(self, node: str, on: bool = True) -> Answer:
         (answer,) = await self._engine.drain([node], on)
         return answer
 
-    async def retire(self, node: str, incarnation: int, *, lost: bool = False) -> None:
-        self.heard.pop(node, None)
-        await self._engine.retire([(node, incarnation)], lost=lost)
+    async def retire(self, node: str, incarnation: int) -> None:
+        await self._engine.retire([(node, incarnation)])
+
+    async def lose(self, node: str, incarnation: int) -> bool:
+        """Gives up a node whose connection here has ended. False: it is another server's by now, or gone."""
+        live = [one for one in await self._engine.nodes() if (one.info.id, one.info.incarnation) == (node, incarnation)]
+        if not live or live[0].server not in ("", self._server):
+            return False
+        await self._engine.retire([(node, incarnation)], lost=True)
+        return True
 
     # -- taking and reporting
 

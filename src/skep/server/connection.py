@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final, Protocol
 
-from skep.engine.protocol import OK, SUPERSEDED, Beat
+from skep.engine.protocol import OK, SUPERSEDED
 from skep.errors import NotFoundError, SkepError
 from skep.hub.work import Work
 from skep.model.node import NodeInfo, Outcome
@@ -54,13 +54,16 @@ class Connection:
         """Once it is admitted."""
         self.retired = False
         """It left in good order, or was told to."""
-        self._gate, self._work = gate, work
+        self._gate = gate
+        self.work = work
         self._receive, self._send = receive, send
         self._reader = Reader(frames.from_node)
         self._out: list[Frame] = []
         self._urgent: list[Frame] = []
         self._wake = asyncio.Event()
         self._stirred = True
+        self._presents = False
+        """Whether it has still to present what it has: it takes nothing before."""
         self._sent = self._seen = 0
         """The last inbox entries that were sent, and that the node has acknowledged."""
         self._reports: deque[_Report] = deque()
@@ -104,8 +107,9 @@ class Connection:
             self.info = info = hello.info
             if not answer.anew and hello.epoch == answer.epoch:
                 self._sent = self._seen = hello.seen
+            self._presents = answer.anew
             self._out.append(answer)
-            self._stops = [self._work.on_recorded(self._recorded), self._work.listen(info.id, self._stir)]
+            self._stops = [self.work.on_recorded(self._recorded), self.work.listen(info.id, self._stir)]
             self._writing = asyncio.create_task(self._write(info))
             await self._read(info, rest)
         except TimeoutError:
@@ -153,46 +157,49 @@ class Connection:
             self._acknowledge(frame.seen)
             report = _Report(frame.number)
             self._reports.append(report)
-            if any(outcome.token[0] != self._work.epoch for outcome in frame.outcomes):
+            if any(outcome.token[0] != self.work.epoch for outcome in frame.outcomes):
                 self._aside(self._present(info, report, frames.Present(frame.number, [], frame.outcomes)))
             else:
-                await self._work.report(frame.outcomes)
-                report.position = self._work.position()
+                await self.work.report(frame.outcomes)
+                report.position = self.work.position()
         elif kind is frames.Beat:
             self._acknowledge(frame.seen)
-            if await self._work.beat(Beat(info.id, info.incarnation, tuple(frame.leases), frame.seen)) != OK:
+            if await self.work.beat(info.id, info.incarnation, frame.leases, frame.seen) != OK:
                 raise _Gone  # it was given up meanwhile: it calls again, and is admitted anew
             self._urgent.append(frames.Beaten(frame.number))
             self._wake.set()
         elif kind is frames.Ask:
             await self._answer_soon(frame.number, self._ask(frame.verb, frame.args))
         elif kind is frames.Logs:
-            await self._answer_soon(frame.number, self._work.log(frame.chunks))
+            await self._answer_soon(frame.number, self.work.log(frame.chunks))
         elif kind is frames.Progressed:
-            await self._work.progress(frame.items)
+            await self.work.progress(frame.items)
         elif kind is frames.Present:
             report = _Report(frame.number)
             self._reports.append(report)
             self._aside(self._present(info, report, frame))
         elif kind is frames.Drain:
-            await self._work.drain(info.id)
+            await self.work.drain(info.id)
         elif kind is frames.Retire:
             self.retired = True
-            await self._work.retire(info.id, info.incarnation)
+            await self.work.retire(info.id, info.incarnation)
         else:
             raise FrameError(f"{kind.__name__} has no place here")
 
     async def _present(self, info: NodeInfo, report: _Report, frame: frames.Present) -> None:
         """May take as long as the server waits for its nodes."""
-        epoch = self._work.epoch
+        epoch = self.work.epoch
         mine: list[Outcome] = [outcome for outcome in frame.outcomes if outcome.token[0] == epoch]
         others = [outcome for outcome in frame.outcomes if outcome.token[0] != epoch]
         if mine:
-            answers = await self._work.report(mine)
+            answers = await self.work.report(mine)
             others += [outcome for outcome, answer in zip(mine, answers, strict=True) if answer == SUPERSEDED]
-        await self._work.present(info.id, info.incarnation, frame.held, others, more=frame.more)
-        report.position = self._work.position()
-        self._recorded(self._work.mark)
+        await self.work.present(info.id, info.incarnation, frame.held, others, more=frame.more)
+        report.position = self.work.position()
+        self._recorded(self.work.mark)
+        if not frame.more:
+            self._presents = False
+            self._wake.set()
 
     def _acknowledge(self, seen: int) -> None:
         self._seen = min(max(seen, self._seen), self._sent)
@@ -231,7 +238,7 @@ class Connection:
         if (at := TOKEN_AT.get(verb)) is not None:
             epoch, number = args[at]
             args[at] = Token(epoch, number)
-        return await getattr(self._work, verb)(*args)
+        return await getattr(self.work, verb)(*args)
 
     # -- writing
 
@@ -257,7 +264,7 @@ class Connection:
         try:
             while True:
                 self._wake.clear()
-                if self._stirred:
+                if self._stirred and not self._presents:
                     await self._look(info)
                 out, self._out = self._out, []
                 if self._known_recorded:
@@ -266,7 +273,7 @@ class Connection:
                     await self._write_urgent()
                     await self._put(message)
                 await self._write_urgent()
-                if not self._stirred:
+                if not self._stirred or self._presents:
                     await self._wake.wait()
         except NotFoundError:
             self.cut()  # it was given up meanwhile: it calls again, and is admitted anew
@@ -287,7 +294,7 @@ class Connection:
     async def _look(self, info: NodeInfo) -> None:
         """Takes what there is for the node. What was sent and not acknowledged comes first, and is left out."""
         limit = self._sent - self._seen + TAKE
-        entries = await self._work.take(info.id, info.incarnation, self._seen, limit)
+        entries = await self.work.take(info.id, info.incarnation, self._seen, limit)
         self._stirred = len(entries) == limit
         fresh = [entry for entry in entries if entry.number > self._sent]
         if fresh:

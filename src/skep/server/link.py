@@ -13,6 +13,7 @@ from typing import Any, Final
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from skep.engine.protocol import OK
+from skep.errors import SkepError
 from skep.hub.work import Work
 from skep.model.node import NodeInfo
 from skep.node import frames
@@ -54,6 +55,13 @@ class Links:
         finally:
             self._over(connection)
 
+    def serve_for(self, work: Work) -> None:
+        """Another engine took the place of the one before: nodes call again, and present what they have to this one."""
+        self._work = work
+        self._ended.clear()
+        for connection in tuple(self.connections.values()):
+            connection.cut()
+
     async def close(self) -> None:
         """The server ends: connections are closed, and nobody is lost by that."""
         self._closed = True
@@ -81,10 +89,8 @@ class Links:
         if not 0 < len(info.id) <= LONGEST_ID or not info.id.isprintable():
             return frames.Refused(f"a node's id has 1 to {LONGEST_ID} printable characters", PROTOCOL, hello.version)
         anew = not await self._work.knows(info.id, info.incarnation)
-        if anew and await self._work.register(info, beats=True) != OK:
+        if anew and await self._work.register(info, beats=True, coming=True) != OK:
             return frames.Refused(f"a later start of the node '{info.id}' is here already", PROTOCOL, hello.version)
-        if anew:
-            self._work.coming(info.id)
         before = self.connections.get(info.id)
         if before is not None:
             before.replaced(info.incarnation)
@@ -97,7 +103,7 @@ class Links:
         if info is None or self.connections.get(info.id) is not connection:
             return  # never admitted, or another took its place
         del self.connections[info.id]
-        if not self._closed and not connection.retired:
+        if not self._closed and not connection.retired and connection.work is self._work:
             self._ended[info.id] = asyncio.get_running_loop().time()
             task = asyncio.create_task(self._wait_for(info, self._ended[info.id]))
             self._waiting.add(task)
@@ -111,5 +117,8 @@ class Links:
             await asyncio.sleep(self._all_back_s - self._back_s)
         if self._ended.get(info.id) == ended:
             del self._ended[info.id]
-            log.warning("node %s is lost: its connection ended and it did not come back", info.id)
-            await self._work.retire(info.id, info.incarnation, lost=True)
+            try:
+                if await self._work.lose(info.id, info.incarnation):
+                    log.warning("node %s is lost: its connection ended and it did not come back", info.id)
+            except SkepError as error:
+                log.warning("node %s has not come back, and the engine cannot be told: %s", info.id, error)

@@ -177,7 +177,7 @@ class Stage:
         self.feed = Feed()
         self.load = LoadLoop(self.engine, self.record, self.catalog, self.clock, ENGINE_ID)
         self.place = PlaceLoop(self.engine, self.catalog, self.outputs, self.clock)
-        self.transcribe = TranscribeLoop(self.engine, self.record, ENGINE_ID, self._told)
+        self.transcribe = TranscribeLoop(self.engine, self.record, ENGINE_ID, self._told, self._missed)
         self.promote = PromoteLoop(self.engine, self.clock)
         self.reap = ReapLoop(self.engine, self.clock)
         self.loops: list[Loop] = [self.load, self.place, self.promote, self.reap, self.transcribe]
@@ -191,6 +191,8 @@ class Stage:
         self.nodes: list[ScriptedNode] = []
         self.told: list[Event] = []
         """What the feed was told."""
+        self.missed = 0
+        """How often another transcriber had recorded and trimmed what was not told here."""
 
     async def __aenter__(self) -> Stage:
         if not self.second:
@@ -222,6 +224,9 @@ class Stage:
             await self.pass_(self.load, self.transcribe)
             self.clock.advance(1)
         await asyncio.gather(*(node.rejoin(self) for node in nodes), self.rejoin.run())
+
+    async def _missed(self) -> None:
+        self.missed += 1
 
     def _told(self, events: Sequence[Event]) -> None:
         for event in events:

@@ -40,8 +40,8 @@ class TimedStage(Stage):
         self.schedule = ScheduleLoop(self.record, clock, parts.runs.submit, parts.runs.cancel)
         self.prune = PruneLoop(self.record, clock)
         self.tasks = Tasks(self.record, parts.catalog, parts.load, clock, ENGINE_ID)
-        self.schedules = Schedules(self.record, clock, self.schedule)
-        self.events = Events(self.record, clock, self.waits)
+        self.schedules = Schedules(self.engine, self.record, clock, self.schedule)
+        self.events = Events(self.engine, self.record, clock)
         self.loops = [self.schedule, self.waits, *parts.loops[1:], parts.transcribe]  # who starts runs before who loads them
         self.nodes: list[ScriptedNode] = []
         self.told: list[Event] = []

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 
 from skep.clock import Clock
@@ -51,11 +51,14 @@ class LoadLoop(Loop):
         self._offered: deque[RunRow] = deque()
         self._loading: set[str] = set()
         self.live: set[str] = set()
-        """Runs accepted or loaded here whose end is not yet recorded."""
+        """Runs accepted or loaded here whose end is not yet recorded, as far as is known here."""
+        self._retired = False
         self._refused: set[str] = set()
         """Runs whose workflow this version cannot use."""
         self._commands: dict[str, int] = {}
         """Run to the number up to which its commands were handed over."""
+        self.scans = True
+        """Whether the record is asked for what was not accepted here. One server of an engine does; the others need not."""
         self._scan_ms = 0
         """When the record is asked next."""
         self._due_ms = 0
@@ -73,8 +76,14 @@ class LoadLoop(Loop):
                 self._offered.append(row)
             elif not self._due_ms or row.due_ms < self._due_ms:
                 self._due_ms = row.due_ms  # the record has it until then
-        self.live.update(row.id for row in rows)
+        if not self._retired:
+            self.live.update(row.id for row in rows)
         self.wake()
+
+    def retire(self) -> None:
+        """This engine is over: what comes still is for another, and nothing is known of any run from here on."""
+        self._retired = True
+        self.live.clear()
 
     def look(self) -> None:
         """Asks the record now, and not only within a second."""
@@ -93,30 +102,46 @@ class LoadLoop(Loop):
         await super()._wait(min([seconds, *((ms - now_ms) / 1000 for ms in (self._scan_ms, self._due_ms) if ms > now_ms)]))
 
     async def _pass(self) -> bool:
-        read_ms = self._clock.now_ms()
+        now_ms = self._clock.now_ms()
         rows = [self._offered.popleft() for _ in range(min(len(self._offered), BATCH))]
         if rows:
-            await self._load([row for row in rows if row.id not in self._loading], read_ms)
-        elif read_ms >= self._scan_ms or 0 < self._due_ms <= read_ms:
-            await self._scan(read_ms)
-        return bool(self._offered) or read_ms >= self._scan_ms
+            self.full = self.full and self.scans  # who does not scan tries with each
+            await self._load([row for row in rows if row.id not in self._loading])
+        elif self.scans and (now_ms >= self._scan_ms or 0 < self._due_ms <= now_ms):
+            await self._scan(now_ms)
+        return bool(self._offered) or (self.scans and now_ms >= self._scan_ms)
 
-    async def _scan(self, read_ms: int) -> None:
-        self._scan_ms = read_ms + round(self.interval_s * 1000)
-        rows = await self._record.unloaded(self._engine_id, self._engine.epoch, SCAN, read_ms)
-        self._due_ms = await self._record.next_due_ms(self._engine_id, read_ms)
+    async def _scan(self, now_ms: int) -> None:
+        self._scan_ms = now_ms + round(self.interval_s * 1000)
+        rows = await self._record.unloaded(self._engine_id, self._engine.epoch, SCAN, now_ms)
+        self._due_ms = await self._record.next_due_ms(self._engine_id, now_ms)
         commands = await self._record.commands(self._engine_id, self._commands)
         fresh = [row for row in rows if row.id not in self._loading]
         self.full = False
         for first in range(0, len(fresh), BATCH):
-            await self._load(fresh[first : first + BATCH], read_ms)
+            await self._load(fresh[first : first + BATCH])
         await self._apply(commands)  # after the load: what was cancelled or paused before it does not start
         if self.full or len(rows) < SCAN:
             self.caught_up.set()
         else:  # there are more, if only behind those of which the record does not know yet that they are loaded
-            self._scan_ms = 0 if fresh else read_ms + BEHIND_MS
+            self._scan_ms = 0 if fresh else now_ms + BEHIND_MS
 
-    async def _load(self, rows: Sequence[RunRow], read_ms: int) -> None:
+    async def ensure(self, runs: Collection[str]) -> None:
+        """Loads those of these runs to which nobody has come yet."""
+        rows = []
+        for run in runs:
+            if run not in self._loading:
+                try:
+                    row = await self._record.run(run)
+                except NotFoundError:
+                    continue
+                if not RunState(row.state).ended:
+                    rows.append(row)
+        if rows:
+            await self._load(rows)
+
+    async def _load(self, rows: Sequence[RunRow]) -> None:
+        read_ms = self._engine.now_ms
         opened: list[RunRow] = []
         known = [row.id for row in rows if row.loaded or row.started_ms]
         restored = await self._record.restore(known) if known else {}
@@ -159,7 +184,10 @@ class LoadLoop(Loop):
         """Hands a command that was just recorded to the engine; if the run is not there yet, right after it is loaded.
 
         Never before an earlier one: the engine takes a lower number for a repeat, and somebody was promised what it says."""
-        if self._commands.get(command.run, 0) != command.number - 1 or await self._tell(command) in (NOT_FOUND, FULL):
+        known = self._commands.get(command.run, 0)
+        if known != command.number - 1 and not self.scans:
+            known = (await self._record.run(command.run)).applied  # others may have been given to another server
+        if known != command.number - 1 or await self._tell(command) in (NOT_FOUND, FULL):
             self.look()
         else:
             self._commands[command.run] = command.number

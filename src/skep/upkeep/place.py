@@ -67,15 +67,13 @@ class PlaceLoop(Loop):
         """Requirement class to ready tasks seen for which nothing was free in the last pass."""
         self.paused: set[str] = set()
         """Namespaces of which nothing is started; `*`: of none. What needs nobody goes on: skips, and maps that unfold."""
-        self.coming: set[str] = set()
-        """Nodes that have joined and not yet shown what they hold: perhaps the very tasks that would be given to them."""
         self.waits = False
         """Whether nothing at all is to be decided: nodes may still come with work that is under way."""
 
     async def run_once(self) -> bool:
         if self.waits or await self._engine.backlog() > BACKLOG:
             return False
-        nodes = [node for node in await self._engine.nodes() if node.info.id not in self.coming]
+        nodes = [node for node in await self._engine.nodes() if not node.coming]
         free = sum(node.free["slots"] for node in nodes if not node.draining)
         limit = min(max(free, LEAST), MOST)
         classes = await self._engine.ready(self._depth(limit))

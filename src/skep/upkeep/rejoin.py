@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 WINDOW_S: Final = 5.0
 """For nodes to come."""
+LOOK_S: Final = 0.1
 BATCH: Final = 1_000
 
 CLAIMS_MS: Final = 15_000
@@ -75,11 +76,7 @@ class Rejoin:
 
     async def run(self) -> None:
         """Waits for loads and nodes, takes up what they brought, and lets `place` go on."""
-        try:
-            async with asyncio.timeout(self._window_s):
-                await self._all_there.wait()
-        except TimeoutError:
-            pass
+        await self._roll_call()
         await self._load.caught_up.wait()
         if self._missing:
             # Whoever does not come has heard nobody since before this engine began. Its locks are not known, so none is given.
@@ -102,9 +99,18 @@ class Rejoin:
             self._place.waits = False
         self._place.wake()
 
-    def coming(self, node: str) -> None:
-        """It has joined and presents next: until then it is given nothing."""
-        self._place.coming.add(node)
+    async def _roll_call(self) -> None:
+        """Waits for those who are expected. Who presents to another server of this engine has come when that has let it in."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._window_s
+        while self._missing and (left_s := until - clock()) > 0:
+            try:
+                async with asyncio.timeout(min(left_s, LOOK_S)):
+                    await self._all_there.wait()
+            except TimeoutError:
+                for node in await self._engine.nodes():
+                    if not node.coming:
+                        self._note(node.info.id)
 
     async def present(
         self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
@@ -129,9 +135,6 @@ class Rejoin:
             if not more:
                 self._note(node)
             await self._over.wait()
-        if not more:
-            self._place.coming.discard(node)
-            self._place.wake()
 
     def _note(self, node: str) -> None:
         self._missing.discard(node)
@@ -141,6 +144,7 @@ class Rejoin:
     # -- taking up
 
     async def _take_up(self, ended: Sequence[Ended], held: Sequence[Adopt]) -> None:
+        await self._load.ensure({lease.run for lease in held} | {adopt.run for adopt, _ in ended})
         outcomes = sorted(ended, key=lambda item: item[0].token)
         # Those with locks first: whoever waited for one asks again as soon as it is adopted.
         leases = sorted(held, key=lambda item: (not (item.claims or item.locks), item.token))

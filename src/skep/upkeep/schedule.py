@@ -31,6 +31,8 @@ SHORTEST_S: Final = 0.001
 LONGEST_S: Final = 60.0
 """The longest sleep while there are schedules: the wall clock may be set."""
 IDLE_S: Final = 3_600.0
+TOPIC: Final = "schedules"
+"""Stirred when they were changed."""
 UNFINISHED: Final = (int(RunState.QUEUED), int(RunState.RUNNING), int(RunState.CANCELLING))
 LABEL: Final = "schedule"
 """The label of the runs that a schedule started; its value is the schedule's name."""

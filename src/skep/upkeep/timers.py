@@ -32,7 +32,7 @@ class TimerLoop(Loop):
 
     async def run_once(self) -> bool:
         done = await self.step()
-        due_s = (done.next_ms - self._clock.now_ms()) / 1000 if done.next_ms else self.longest_s
+        due_s = (done.next_ms - self._engine.now_ms) / 1000 if done.next_ms else self.longest_s
         self.interval_s = min(max(due_s, SHORTEST_S), self.longest_s)
         return done.more
 

@@ -9,7 +9,7 @@ run 1.1 ms without, 0.6 with, on a disk that takes no time).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from skep.engine.protocol import Engine
 from skep.errors import StaleEpochError
@@ -30,12 +30,23 @@ class TranscribeLoop(Loop):
 
     name = "transcribe"
 
-    def __init__(self, engine: Engine, record: Record, engine_id: str, told: Callable[[Sequence[Event]], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        record: Record,
+        engine_id: str,
+        told: Callable[[Sequence[Event]], None],
+        missed: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`missed` is called when another transcriber recorded and trimmed events that were not told here."""
         super().__init__()
         self._engine = engine
         self._record = record
         self._engine_id = engine_id
         self._told = told
+        self._missed = missed
+        self.keep = 0
+        """How many recorded events stay in the engine, for servers that follow."""
         self.mark = 0
         """Number of the last event that the record has."""
 
@@ -53,7 +64,9 @@ class TranscribeLoop(Loop):
             await self._wait(left_s)
             events = await self._engine.events(self.mark, BATCH)
         if not events or events[0].n > self.mark + 1:
-            self.mark = events[0].n - 1 if events else self.mark  # another one recorded and trimmed what came before
+            if events:  # another one recorded and trimmed what came before
+                self.mark = events[0].n - 1
+                await self._missed()
             return bool(events)
         try:
             await self._record.transcribe(self._engine_id, self._engine.epoch, self.mark, events)
@@ -63,6 +76,6 @@ class TranscribeLoop(Loop):
                 raise
             events = [event for event in events if event.n <= row.mark]  # another transcriber was faster
         self.mark = events[-1].n
-        await self._engine.trim(self.mark)
+        await self._engine.trim(self.mark, self.keep)
         self._told(events)
         return True

@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -48,6 +49,11 @@ Key = tuple[str, str, str]
 """Namespace, name and key of an event."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+def topic_of(key: Key) -> str:
+    """Stirred when such an event was recorded."""
+    return "sent:" + _encode(key).decode()
 
 
 class Waiting:
@@ -112,6 +118,8 @@ class WaitLoop(Loop):
         self._due: list[tuple[int, str, int, int]] = []
         """(due, run, task, attempt); what is over is dropped when it comes up."""
         self._by_key: dict[Key, dict[Place, Waiting]] = {}
+        self._deafen: dict[Key, Callable[[], None]] = {}
+        """Stops listening for an event."""
         self._by_child: dict[str, Waiting] = {}
         self._to_start: dict[Place, tuple[Waiting, Wait]] = {}
         self._to_match: set[Key] = set()
@@ -146,11 +154,10 @@ class WaitLoop(Loop):
                 for task in event.tasks or (event.task,):
                     self._over((event.run, task))
 
-    def sent(self, namespace: str, name: str, key: str) -> None:
+    def _sent(self, key: Key) -> None:
         """An event was recorded: somebody may wait for it."""
-        if (namespace, name, key) in self._by_key:
-            self._to_match.add((namespace, name, key))
-            self.wake()
+        self._to_match.add(key)
+        self.wake()
 
     def _child_ended(self, waiting: Waiting) -> None:
         waiting.ended = True
@@ -174,6 +181,7 @@ class WaitLoop(Loop):
             del others[place]
             if not others:
                 del self._by_key[waiting.key]
+                self._deafen.pop(waiting.key)()
         elif waiting.kind == CHILD:
             del self._by_child[waiting.child]
             self._to_end.pop(waiting.child, None)
@@ -183,6 +191,11 @@ class WaitLoop(Loop):
 
     def _is_current(self, waiting: Waiting) -> bool:
         return self._waits.get(waiting.run, {}).get(waiting.task) is waiting
+
+    async def stop(self) -> None:
+        await super().stop()
+        while self._deafen:
+            self._deafen.popitem()[1]()
 
     # -- a pass
 
@@ -239,6 +252,8 @@ class WaitLoop(Loop):
         if waiting.due_ms:
             heapq.heappush(self._due, (waiting.due_ms, waiting.run, waiting.task, waiting.attempt))
         if waiting.kind == EVENT:
+            if waiting.key not in self._deafen:
+                self._deafen[waiting.key] = self._engine.listen(topic_of(waiting.key), partial(self._sent, waiting.key))
             self._by_key.setdefault(waiting.key, {})[waiting.place] = waiting
             self._to_match.add(waiting.key)
         elif waiting.kind == CHILD:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 from math import isinf
 
-from skep.errors import RecordError
+from skep.errors import RecordError, StaleEpochError
 from skep.loop import Loop, Trouble
 from skep.model.units import format_duration
 
@@ -20,9 +20,10 @@ HURRY_S = 1.0
 class Watch:
     """Over the loops of one process."""
 
-    def __init__(self, patience_s: float, give_up: Callable[[Trouble], None]) -> None:
+    def __init__(self, patience_s: float, give_up: Callable[[Trouble], None], stale: Callable[[], None] = lambda: None) -> None:
         """`give_up` is called once, when a loop has failed without a break for longer than `patience_s`; with infinite patience
-        never."""
+        never. `stale` is called when a loop meets with an engine that is there no more."""
+        self._stale = stale
         self._patience_s = patience_s
         self._give_up = give_up
         self._vital: set[Loop] = set()
@@ -59,6 +60,9 @@ class Watch:
     def _changed(self, loop: Loop) -> None:
         if loop.trouble is not None:
             self._failing[loop] = loop.trouble
+            if isinstance(loop.trouble.error, StaleEpochError):
+                self._stale()
+                return
             if not self._ended:
                 self._tell(loop.trouble)
         elif self._failing.pop(loop, None) and not self._failing and not self._ended:

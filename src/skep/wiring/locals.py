@@ -37,6 +37,10 @@ class LocalNodes(Loop):
         """When a node that was there, or was started, may be started again."""
         self._pause: dict[str, float] = {}
 
+    @property
+    def ids(self) -> set[str]:
+        return {info.id for info in self._infos}
+
     async def run_once(self) -> bool:
         now = asyncio.get_running_loop().time()
         there = {node.id for node in listed(self._home)}

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 
 from skep.clock import Clock
-from skep.engine.memory import MemoryEngine
+from skep.engine.protocol import Engine
+from skep.errors import NotFoundError
 from skep.hub.core import Core
 from skep.hub.feed import Feed
 from skep.hub.runs import Runs
@@ -14,6 +15,7 @@ from skep.hub.work import Work
 from skep.loop import Loop
 from skep.model.event import Event
 from skep.model.node import LogChunk
+from skep.model.state import RunState
 from skep.record.protocol import Record
 from skep.upkeep.catalog import Catalog
 from skep.upkeep.load import LoadLoop
@@ -29,13 +31,15 @@ class Parts:
 
     def __init__(
         self,
-        engine: MemoryEngine,
+        engine: Engine,
         record: Record,
         clock: Clock,
         engine_id: str,
         feed: Feed,
         chance: Callable[[], float] = random.random,
+        server: str = "",
     ) -> None:
+        """`server`: the name of this one, where several share the engine."""
         self.engine = engine
         self.record = record
         self.clock = clock
@@ -47,12 +51,13 @@ class Parts:
         self.outputs = Outputs(engine, record, self.catalog)
         self.load = LoadLoop(engine, record, self.catalog, clock, engine_id)
         self.place = PlaceLoop(engine, self.catalog, self.outputs, clock)
-        self.transcribe = TranscribeLoop(engine, record, engine_id, self._told)
+        self.transcribe = TranscribeLoop(engine, record, engine_id, self.told, self.missed)
         self.promote = PromoteLoop(engine, clock)
         self.reap = ReapLoop(engine, clock)
         self.runs = Runs(record, self.catalog, self.load, feed, clock, engine_id)
-        self.work = Work(engine, record, self.catalog, clock, chance)
-        self.waits = WaitLoop(engine, record, self.catalog, self.load, self.runs, clock, engine_id, chance)
+        self.work = Work(engine, record, self.catalog, clock, chance, server=server)
+        self._chance = chance
+        self.waits = self.new_waits()
         self.loops: list[Loop] = [self.transcribe, self.load, self.place, self.promote, self.reap]
         """In the order in which they are started; the first one is stopped last. `waits` starts when the runs are loaded."""
         engine.listen("ready", self.place.wake)
@@ -61,13 +66,18 @@ class Parts:
             engine.listen("due", timer.wake)
         self.work.on_log = self._logged
         self.runs.progress_of = self.work.progress_of
-        self.tellers: list[Callable[[Sequence[Event]], None]] = [self.waits.told]
+        self.tellers: list[Callable[[Sequence[Event]], None]] = [lambda events: self.waits.told(events)]
         """Loops and nouns that are told of every recorded batch before the feed is."""
+
+    def new_waits(self) -> WaitLoop:
+        """One that knows of nothing yet."""
+        return WaitLoop(self.engine, self.record, self.catalog, self.load, self.runs, self.clock, self.engine_id, self._chance)
 
     def core(self) -> Core:
         return Core(runs=self.runs, work=self.work, feed=self.feed, clock=self.clock)
 
-    def _told(self, events: Sequence[Event]) -> None:
+    def told(self, events: Sequence[Event]) -> None:
+        """A batch was recorded."""
         for event in events:
             if event.kind == "ended":
                 self.load.forget(event.run)
@@ -77,6 +87,20 @@ class Parts:
         for teller in self.tellers:
             teller(events)
         self.feed.publish(events)
+
+    async def missed(self) -> None:
+        """Batches were recorded of which this process was not told: it asks the record for what somebody waits for."""
+        self.load.live.clear()
+        ends = []
+        for run in self.feed.awaited():
+            try:
+                row = await self.record.run(run)
+            except NotFoundError:
+                continue
+            if RunState(row.state).ended:
+                ends.append(Event(0, row.finished_ms or 0, "ended", run, state=row.state, reason=row.reason))
+        self.feed.missed(ends)
+        self.work.recorded(await self.engine.mark())
 
     def _logged(self, chunks: Sequence[LogChunk]) -> None:
         self.feed.stir(chunk.run for chunk in chunks)

@@ -1,52 +1,41 @@
-"""The server that stays: one engine on one data directory, restored at the start, with its nodes and its socket."""
+"""The server that stays: an engine, a record, nodes and listeners, restored at the start."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from skep.client import PROTOCOL
 from skep.clock import Clock, SystemClock
 from skep.config import socket_path
-from skep.engine.memory import MemoryEngine
-from skep.errors import RecordError, SkepError
-from skep.hub.definitions import Definitions
-from skep.hub.events import Events
+from skep.errors import SkepError
 from skep.hub.feed import Feed
 from skep.hub.hub import Hub
-from skep.hub.insight import Insight
-from skep.hub.nodes import Nodes
-from skep.hub.queue import Queue
-from skep.hub.schedules import Schedules
-from skep.hub.tasks import Tasks
-from skep.loop import Loop
+from skep.ids import new_id
 from skep.model.node import NodeInfo
 from skep.node.detached import listed
-from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
 from skep.server.app import make_app
 from skep.server.link import MAX_MESSAGE, Links
 from skep.server.listen import Listener
-from skep.upkeep.prune import PruneLoop
-from skep.upkeep.rejoin import Rejoin
-from skep.upkeep.schedule import ScheduleLoop
 from skep.upkeep.watch import Watch
 from skep.wiring.data import RECORD_FILE, make_private, own, sweep_abandoned
+from skep.wiring.engines import ENGINE_ID, EngineSource, MemorySource
+from skep.wiring.era import Era
 from skep.wiring.locals import LocalNodes
-from skep.wiring.parts import Parts
 
 log = logging.getLogger(__name__)
 
-ENGINE_ID: Final = "local"
-"""A data directory has one engine that stays."""
 CLOSE_S: Final = 10.0
 """For what is still to be recorded."""
+FRESH_S: Final = 20.0
+"""After an engine was opened, nodes may come that have not heard of it yet."""
+PAUSE_S: Final = 0.5
+"""Between two tries to open the engine anew."""
 
 
 class Server:
@@ -60,129 +49,148 @@ class Server:
         keep_ms: int,
         clock: Clock | None = None,
         idle_s: float | None = None,
+        source: EngineSource | None = None,
+        record: SqlRecord | None = None,
     ) -> None:
         """`nodes`: those to start here, if they are not there already. `keep_ms`: how long ended runs are kept; 0: for ever.
-        `idle_s`: how long a node without work outlives the server, in place of the usual."""
+        `idle_s`: how long a node without work outlives the server, in place of the usual. `source`: of the engine; None: in
+        memory. `record`: None: in the data directory."""
         self.home = home
         self._keep_ms = keep_ms
         self._clock = clock or SystemClock()
-        self.record = SqlRecord(home / RECORD_FILE)
-        self.hub: Hub
+        self.record = record or SqlRecord(home / RECORD_FILE)
+        self._source = source or MemorySource()
+        self.name = new_id(self._clock.now_ms())
+        """Among the servers of its engine."""
         self.links: Links
+        self._feed = Feed()
+        self._era: Era | None = None
         self._lock: IO[str] | None = None
         self._listener: Listener | None = None
-        self._loops: list[Loop] = []
-        self._watch = Watch(math.inf, lambda trouble: None)
-        self._rejoined: asyncio.Task[None] | None = None
+        self._watch = Watch(math.inf, lambda trouble: None, self._stale)
+        self._reopening: asyncio.Task[None] | None = None
+        self._opened_s = 0.0
         self._local_nodes = LocalNodes(home, nodes, idle_s)
 
+    @property
+    def hub(self) -> Hub:
+        """Of now: it changes when the engine is opened anew."""
+        assert self._era is not None
+        return self._era.hub
+
     async def open(self) -> None:
-        """Owns the data directory, opens the engine, and answers. Raises DataInUseError, RecordError."""
+        """Owns the data directory, opens the engine, and answers. Raises DataInUseError, RecordError, what the engine raises."""
         make_private(self.home)
         self._lock = own(self.home)
         try:
             await self.record.open()
             await sweep_abandoned(self.record, self.home, self._clock.now_ms())
-            await self._start(MemoryEngine(self._clock, await self._open_engine()))
+            era = await self._next_era()
+            self.links = Links(era.parts.work)
+            self._app = make_app(era.hub, self.links.routes)
+            self._listener = Listener(self._app, socket_path(self.home), MAX_MESSAGE)
+            await self._listener.start()
+            self._local_nodes.start()
         except BaseException:
             await self.close()
             raise
 
-    async def _open_engine(self) -> int:
-        """The engine's next epoch (DESIGN §4)."""
-        row = await self.record.engine(ENGINE_ID)
-        after = row.epoch if row is not None else 0
-        epoch = max(after + 1, self._clock.now_ms() // 1000)
-        process = f"{os.getpid()}-{time.monotonic_ns()}"
-        opened = EngineRow(id=ENGINE_ID, epoch=epoch, mark=0, process=process, embedded=False)
-        if not await self.record.open_engine(opened, after_epoch=after):
-            raise RecordError("another process has just opened the engine of this record; is it shared by two machines?")
-        return epoch
-
-    async def _start(self, engine: MemoryEngine) -> None:
-        parts = Parts(engine, self.record, self._clock, ENGINE_ID, Feed())
-        alive = listed(self.home)
-        rejoin = Rejoin(engine, parts.load, parts.place, parts.work.report, [node.id for node in alive])
-        parts.work.presenter = rejoin
-        nodes = Nodes(engine, self.record, self._clock, ENGINE_ID, parts.work.heard)
-        parts.work.wants_drain = nodes.wants_drain
-        queue = Queue(engine, self.record, parts.load, parts.place, self._clock)
-        definitions = Definitions(self.record, self._clock)
-        insight = Insight(engine, self.record, self._clock, ENGINE_ID, self.home, PROTOCOL)
-        insight.trouble = lambda: self._watch.trouble
-        schedule = ScheduleLoop(self.record, self._clock, parts.runs.submit, parts.runs.cancel)
-        prune = PruneLoop(self.record, self._clock, self._keep_ms)
-        self.hub = Hub(
-            runs=parts.runs,
-            tasks=Tasks(self.record, parts.catalog, parts.load, self._clock, ENGINE_ID),
-            nodes=nodes,
-            queue=queue,
-            definitions=definitions,
-            schedules=Schedules(self.record, self._clock, schedule),
-            events=Events(self.record, self._clock, parts.waits),
-            insight=insight,
-            work=parts.work,
-            feed=parts.feed,
-            clock=self._clock,
+    async def _next_era(self) -> Era:
+        opened = await self._source.open(self.record, self._clock)
+        self._opened_s = time.monotonic() - max(0.0, opened.age_s)
+        era = Era(
+            opened.engine,
+            self.record,
+            self._clock,
+            ENGINE_ID,
+            self._feed,
+            self._watch,
+            server=self.name,
+            shared=self._source.shared,
+            home=self.home,
+            keep_ms=self._keep_ms,
+            expected=await self._expected(),
+            fresh=lambda: time.monotonic() - self._opened_s < FRESH_S,
         )
-        parts.tellers.append(schedule.told)
-        await nodes.open()
-        await queue.open()
-        self._loops = [*parts.loops, parts.waits, schedule, prune]
-        self._watch.over([*parts.loops, parts.waits])
-        self._watch.over([schedule, prune], vital=False)
-        for loop in parts.loops:
-            if loop is not parts.reap:
-                loop.start()
-        self.links = Links(parts.work)
-        self._listener = Listener(make_app(self.hub, self.links.routes), socket_path(self.home), MAX_MESSAGE)
-        await self._listener.start()
-        insight.state = "rejoin"
-        self._rejoined = asyncio.get_running_loop().create_task(self._rejoin(parts, rejoin))
-        self._local_nodes.start()
+        self._era = era
+        await era.start()
+        return era
 
-    async def _rejoin(self, parts: Parts, rejoin: Rejoin) -> None:
-        """What waits for all runs to be loaded. Time limits come after the outcomes that nodes bring: those were earlier."""
-        await parts.load.caught_up.wait()
-        for loop in self._loops:
-            if loop is not parts.reap:
-                loop.start()  # those that run already go on
-        await rejoin.run()
-        parts.reap.start()
-        if self.hub.insight.state == "rejoin":
-            self.hub.insight.state = "ready"
+    async def _expected(self) -> set[str]:
+        """Nodes that may come with work under way: those of this machine that live, and those of others of which nobody has
+        recorded that they left."""
+        alive = {node.id for node in listed(self.home)}
+        ours = self._local_nodes.ids
+        live = {row.id for row in await self.record.nodes(ENGINE_ID) if row.state in ("live", "draining")}
+        return alive | (live - ours)
+
+    # -- an engine that is opened anew
+
+    def _stale(self) -> None:
+        """The engine that is known here is there no more."""
+        if self._source.shared and self._reopening is None and self._lock is not None:
+            self._reopening = asyncio.get_running_loop().create_task(self._reopen(), name="skep-reopen")
+            self._reopening.add_done_callback(self._reopened)
+
+    async def _reopen(self) -> None:
+        era = self._era
+        assert era is not None
+        log.warning("the engine was lost or opened anew: everything is loaded again from the record")
+        era.hub.insight.state = "opening"
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await era.stop(record_rest=False)
+        except (SkepError, TimeoutError) as error:
+            log.debug("ending with the old engine: %s", error)
+        told = ""
+        while True:
+            try:
+                era = await self._next_era()
+                break
+            except SkepError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("the engine cannot be opened yet, and is tried again: %s", error)
+                await asyncio.sleep(PAUSE_S)
+        self._app.state.hub = era.hub
+        self.links.serve_for(era.parts.work)
+
+    def _reopened(self, task: asyncio.Task[None]) -> None:
+        self._reopening = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a fault of Skep's own while the engine was opened anew; it is tried again", exc_info=error)
+            self._stale()
 
     # -- the end
 
     async def hold(self) -> None:
         """Starts nothing more: it is about to end."""
-        self.hub.insight.state = "draining"
-        self.hub.queue.hold()
+        if self._era is not None:
+            await self._era.hold()
         await self._local_nodes.stop()
 
     async def close(self) -> None:
         """Stops answering, records what has happened, and leaves the data directory to the next. Nodes are left as they are.
         Harmless when repeated."""
         self._watch.end()
-        if self._rejoined is not None:
-            self._rejoined.cancel()
-            self._rejoined = None
+        lock, self._lock = self._lock, None
+        if self._reopening is not None:
+            self._reopening.cancel()
+            await asyncio.wait([self._reopening])
         await self._local_nodes.stop()
         listener, self._listener = self._listener, None
-        loops, self._loops = self._loops, []
+        era, self._era = self._era, None
         if listener is not None:
             await self.links.close()
             await listener.stop()
         try:
-            for loop in reversed(loops):
-                await loop.stop()
-            async with asyncio.timeout(CLOSE_S):
-                while loops and await loops[0].run_once():
-                    pass
+            if era is not None:
+                async with asyncio.timeout(CLOSE_S):
+                    await era.stop(record_rest=True)
         except (SkepError, TimeoutError) as error:
             log.warning("not all that happened is recorded: %s; it happens again at the next start", error)
         finally:
+            await self._source.close()
             await self.record.close()
-            if self._lock is not None:
-                self._lock.close()
-                self._lock = None
+            if lock is not None:
+                lock.close()

@@ -60,6 +60,10 @@ class MemoryEngine:
         self._heard = 0
 
     @property
+    def now_ms(self) -> int:
+        return self._clock.now_ms()
+
+    @property
     def heard(self) -> int:
         return self.core.n
 

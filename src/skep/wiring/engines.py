@@ -1,0 +1,64 @@
+"""Where a server's engine is: in its own memory, or in a Redis that several servers share. Opening is DESIGN §4."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final, NamedTuple, Protocol
+
+from skep.clock import Clock
+from skep.engine.memory import MemoryEngine
+from skep.engine.protocol import Engine
+from skep.errors import RecordError
+from skep.record.protocol import EngineRow, Record
+
+ENGINE_ID: Final = "local"
+"""A record has one engine that stays, wherever that is: so work goes on when it moves."""
+
+
+class Opened(NamedTuple):
+    """An engine under its epoch."""
+
+    engine: Engine
+    age_s: float
+    """How long ago the epoch began, about."""
+
+
+class EngineSource(Protocol):
+    """Opens the engine, as often as it is lost."""
+
+    shared: bool
+    """Whether other servers may have it too."""
+
+    async def open(self, record: Record, clock: Clock) -> Opened:
+        """Raises RecordError, EngineUnavailableError."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class MemorySource:
+    """An engine in this process: each process opens it once."""
+
+    shared = False
+
+    async def open(self, record: Record, clock: Clock) -> Opened:
+        row = await record.engine(ENGINE_ID)
+        after = row.epoch if row is not None else 0
+        epoch = next_epoch(after, clock)
+        if not await open_row(record, epoch, after, f"{os.getpid()}-{time.monotonic_ns()}"):
+            raise RecordError("another process has just opened the engine of this record; is it shared by two machines?")
+        return Opened(MemoryEngine(clock, epoch), 0.0)
+
+    async def close(self) -> None:
+        pass
+
+
+def next_epoch(after: int, clock: Clock) -> int:
+    return max(after + 1, clock.now_ms() // 1000)
+
+
+async def open_row(record: Record, epoch: int, after: int, process: str) -> bool:
+    """Records that the engine was opened. False: somebody else was faster."""
+    row = EngineRow(id=ENGINE_ID, epoch=epoch, mark=0, process=process, embedded=False)
+    return await record.open_engine(row, after_epoch=after)

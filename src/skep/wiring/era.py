@@ -1,0 +1,218 @@
+"""An era: everything that one server has around one epoch of an engine. When that is opened anew, one follows on another.
+
+Where several servers share the engine, one of them leads: it alone places, transcribes, schedules and keeps time. The others
+accept, answer and serve nodes all the same, and hear what was recorded by following.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from skep.client import PROTOCOL
+from skep.clock import Clock
+from skep.engine.protocol import Engine
+from skep.hub.definitions import Definitions
+from skep.hub.events import Events
+from skep.hub.feed import Feed
+from skep.hub.hub import Hub
+from skep.hub.insight import Insight
+from skep.hub.nodes import Nodes
+from skep.hub.queue import TOPIC as QUEUE
+from skep.hub.queue import Queue
+from skep.hub.schedules import Schedules
+from skep.hub.tasks import Tasks
+from skep.loop import Loop
+from skep.record.protocol import Record
+from skep.upkeep.follow import KEPT, FollowLoop
+from skep.upkeep.lead import LeadLoop
+from skep.upkeep.prune import PruneLoop
+from skep.upkeep.rejoin import Rejoin
+from skep.upkeep.schedule import TOPIC as SCHEDULES
+from skep.upkeep.schedule import ScheduleLoop
+from skep.upkeep.watch import Watch
+from skep.wiring.parts import Parts
+
+LONGEST_PAUSE_S: Final = 0.5
+"""Between two tries of a loop, where a database is across a network: it is at work again soon after that is back."""
+
+
+class Era:
+    """Made for an engine that is open; runs from `start` to `stop`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        record: Record,
+        clock: Clock,
+        engine_id: str,
+        feed: Feed,
+        watch: Watch,
+        *,
+        server: str,
+        shared: bool,
+        home: Path | None,
+        keep_ms: int,
+        expected: Iterable[str],
+        fresh: Callable[[], bool],
+    ) -> None:
+        """`server`: the name of this one. `shared`: whether others may have the engine too. `expected`: nodes that may come
+        with work under way. `fresh`: whether the epoch is so young that they may still come."""
+        self._engine = engine
+        self._record = record
+        self._shared = shared
+        self._expected = tuple(expected)
+        self._fresh = fresh
+        parts = self.parts = Parts(engine, record, clock, engine_id, feed, server=server)
+        nodes = Nodes(engine, record, clock, engine_id)
+        parts.work.wants_drain = nodes.wants_drain
+        self._queue = Queue(engine, record, parts.load, parts.place, clock)
+        schedule = self._schedule = ScheduleLoop(record, clock, parts.runs.submit, parts.runs.cancel)
+        self._prune = PruneLoop(record, clock, keep_ms)
+        self._insight = Insight(engine, record, clock, engine_id, home, PROTOCOL)
+        self._insight.trouble = lambda: watch.trouble
+        self.hub = Hub(
+            runs=parts.runs,
+            tasks=Tasks(record, parts.catalog, parts.load, clock, engine_id),
+            nodes=nodes,
+            queue=self._queue,
+            definitions=Definitions(record, clock),
+            schedules=Schedules(engine, record, clock, schedule),
+            events=Events(engine, record, clock),
+            insight=self._insight,
+            work=parts.work,
+            feed=feed,
+            clock=clock,
+        )
+        parts.tellers.append(schedule.told)
+        self._follow = FollowLoop(engine, parts.told, parts.missed)
+        self._lead = LeadLoop(engine, server, self._gained, self._lost)
+        self._refresh = Loop(self._look_at_queue, "queue")
+        self._early = [parts.transcribe, parts.place, parts.promote]
+        """Of the leader, at once."""
+        self._late: list[Loop] = [schedule, self._prune]
+        """Of the leader, once all runs are loaded; `waits` too."""
+        self._rejoining: asyncio.Task[None] | None = None
+        vital = [*parts.loops, parts.waits, *([self._follow, self._lead] if shared else ())]
+        self._watch = watch
+        watch.over(vital)
+        watch.over([schedule, self._prune, self._refresh], vital=False)
+        if shared:
+            parts.transcribe.keep = KEPT
+            for loop in vital:
+                loop.longest_pause_s = LONGEST_PAUSE_S
+        engine.listen("mark", self._follow.wake)
+        engine.listen(QUEUE, self._refresh.wake)
+        engine.listen(SCHEDULES, schedule.wake)
+
+    @property
+    def leads(self) -> bool:
+        return self._lead.leads or not self._shared
+
+    async def start(self) -> None:
+        """Returns when it is known whether this server leads."""
+        parts = self.parts
+        self._insight.state = "rejoin"
+        self._follow.mark = parts.transcribe.mark = await self._engine.mark()
+        parts.load.scans = False
+        parts.load.caught_up.set()
+        parts.work.presenter = rejoin = self._rejoin(())
+        await rejoin.run()
+        await self._queue.open()
+        parts.load.start()
+        self._refresh.start()
+        if not self._shared:
+            await self._gained()
+            return
+        await parts.missed()
+        self._follow.start()
+        await self._lead.run_once()
+        self._lead.start()
+        if not self._lead.leads:
+            self._insight.state = "ready"
+
+    def _rejoin(self, expected: Iterable[str]) -> Rejoin:
+        parts = self.parts
+        return Rejoin(self._engine, parts.load, parts.place, parts.work.report, expected)
+
+    async def _look_at_queue(self) -> bool:
+        await self._queue.open()
+        self.parts.place.wake()
+        return False
+
+    # -- leading
+
+    async def _gained(self) -> None:
+        parts = self.parts
+        await self._follow.stop()
+        parts.transcribe.mark = self._follow.mark
+        await self._queue.open()
+        rejoin: Rejoin | None = None
+        if self._fresh():
+            rejoin = parts.work.presenter = self._rejoin(self._expected)
+        parts.load.scans = True
+        parts.load.caught_up.clear()
+        parts.load.look()
+        for loop in self._early:
+            loop.start()
+        self._rejoining = asyncio.get_running_loop().create_task(self._begin(rejoin))
+
+    async def _begin(self, rejoin: Rejoin | None) -> None:
+        """What waits for all runs to be loaded. Time limits come after the outcomes that nodes bring: those were earlier."""
+        parts = self.parts
+        await parts.load.caught_up.wait()
+        for loop in (parts.waits, *self._late):
+            loop.start()
+        if rejoin is not None:
+            await rejoin.run()
+        parts.reap.start()
+        if self._insight.state == "rejoin":
+            self._insight.state = "ready"
+
+    async def _lost(self) -> None:
+        parts = self.parts
+        parts.load.scans = False
+        parts.load.caught_up.set()
+        await self._stop_leading()
+        parts.waits = parts.new_waits()
+        self._watch.over([parts.waits])
+        self._follow.mark = parts.transcribe.mark
+        self._follow.start()
+
+    async def _stop_leading(self) -> None:
+        if self._rejoining is not None:
+            self._rejoining.cancel()
+            await asyncio.wait([self._rejoining])
+            self._rejoining = None
+        for loop in (*self._late, self.parts.waits, self.parts.reap, *reversed(self._early)):
+            await loop.stop()
+
+    # -- the end
+
+    async def hold(self) -> None:
+        """Starts nothing more here: the server is about to end. Another one leads then, if there is one."""
+        self._insight.state = "draining"
+        if not self._shared:
+            self._queue.hold()
+        elif self._lead.leads:
+            await self._lead.stop()
+            await self._lost()
+            await self._lead.resign()
+
+    async def stop(self, *, record_rest: bool) -> None:
+        """Stops all loops; with `record_rest` the leader records what has happened. Raises SkepError when that fails."""
+        parts = self.parts
+        leads = self.leads
+        await self._lead.stop()
+        await self._follow.stop()
+        await self._refresh.stop()
+        await parts.load.stop()
+        parts.load.retire()
+        await self._stop_leading()
+        if record_rest and leads:
+            while await parts.transcribe.run_once():
+                pass
+        if record_rest and self._shared:
+            await self._lead.resign()
