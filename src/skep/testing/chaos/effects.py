@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from skep.model.run import Token
+
 
 class Line(NamedTuple):
     what: str
@@ -44,11 +46,15 @@ def shared_locks(lines: Iterable[Line]) -> Iterator[str]:
 
 
 def lost_counts(lines: Iterable[Line]) -> Iterator[str]:
-    """Attempts of a task that counts by checkpoint which began below what was saved."""
-    saved: defaultdict[tuple[str, str], int] = defaultdict(int)
+    """Attempts of a task that counts by checkpoint which began below what earlier ones, or they themselves, had saved."""
+    saved: defaultdict[tuple[str, str], dict[Token, int]] = defaultdict(dict)
     for line in lines:
-        task = (line.run, line.name)
+        if line.what not in ("saved", "loaded"):
+            continue
+        task, token, value = (line.run, line.name), Token.parse(line.token), int(line.more)
         if line.what == "saved":
-            saved[task] = max(saved[task], int(line.more))
-        elif line.what == "loaded" and int(line.more) < saved[task]:
-            yield f"run {line.run}: {line.name} had saved {saved[task]} and began again at {line.more}"
+            saved[task][token] = value
+            continue
+        before = max((most for other, most in saved[task].items() if other <= token), default=0)
+        if value < before:
+            yield f"run {line.run}: {line.name} had saved {before} and began again at {value}"

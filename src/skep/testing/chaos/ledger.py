@@ -12,7 +12,7 @@ import msgspec
 
 
 class Entry(msgspec.Struct, omit_defaults=True):
-    """A line. `what`: accepted · cancelled · decided (acknowledgements), ended (what a client was told), fault · healed · calm."""
+    """A line. `what`: accepted, cancelled, decided (acknowledgements); ended (what a client was told); fault, healed, calm."""
 
     what: str
     at_ns: int

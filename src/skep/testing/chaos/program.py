@@ -1,4 +1,4 @@
-"""A program of the fleet: started, killed, stopped and let go on; started again when it ends by itself, as an init system would."""
+"""A program of the fleet: started, killed, frozen, thawed. One that ends by itself is started again, as by an init system."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Line:
         self._open.add(there)
         try:
             both = [asyncio.ensure_future(self._pump(reader, there)), asyncio.ensure_future(self._pump(there_reader, writer))]
-            done, left = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            _, left = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             for task in left:
                 task.cancel()
             await asyncio.gather(*both, return_exceptions=True)
