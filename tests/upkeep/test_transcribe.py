@@ -99,6 +99,7 @@ async def test_a_transcriber_that_finds_the_stream_trimmed_goes_on_behind_the_ga
         await second.pass_(second.transcribe)
         assert second.transcribe.mark == stage.engine.core.n
         assert [event.kind for event in second.told] == ["registered"]
+        assert second.missed == 1
         await stage.pass_(stage.transcribe)
         assert await every_event(stage.record, run) == list(range(1, stage.engine.core.n + 1))
 

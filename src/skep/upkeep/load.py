@@ -32,6 +32,8 @@ SCAN = 10_000
 """Unloaded runs in one look: each costs the record as much as there are."""
 BEHIND_MS = 20
 """For the record to hear of what was loaded, when it knows of nothing else."""
+TOPIC = "commands"
+"""Stirred when a server has recorded what the one that scans shall hand over."""
 NOTHING = RestoredRun([], [])
 
 
@@ -189,6 +191,8 @@ class LoadLoop(Loop):
             known = (await self._record.run(command.run)).applied  # others may have been given to another server
         if known != command.number - 1 or await self._tell(command) in (NOT_FOUND, FULL):
             self.look()
+            if not self.scans:
+                await self._engine.stir([TOPIC])
         else:
             self._commands[command.run] = command.number
 

@@ -51,6 +51,10 @@ Key = tuple[str, str, str]
 _encode = msgspec.json.Encoder().encode
 
 
+def _nothing() -> None:
+    pass
+
+
 def topic_of(key: Key) -> str:
     """Stirred when such an event was recorded."""
     return "sent:" + _encode(key).decode()
@@ -181,7 +185,7 @@ class WaitLoop(Loop):
             del others[place]
             if not others:
                 del self._by_key[waiting.key]
-                self._deafen.pop(waiting.key)()
+                self._deafen.pop(waiting.key, _nothing)()
         elif waiting.kind == CHILD:
             del self._by_child[waiting.child]
             self._to_end.pop(waiting.child, None)

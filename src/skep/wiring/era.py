@@ -28,6 +28,7 @@ from skep.loop import Loop
 from skep.record.protocol import Record
 from skep.upkeep.follow import KEPT, FollowLoop
 from skep.upkeep.lead import LeadLoop
+from skep.upkeep.load import TOPIC as COMMANDS
 from skep.upkeep.prune import PruneLoop
 from skep.upkeep.rejoin import Rejoin
 from skep.upkeep.schedule import TOPIC as SCHEDULES
@@ -105,6 +106,7 @@ class Era:
                 loop.longest_pause_s = LONGEST_PAUSE_S
         engine.listen("mark", self._follow.wake)
         engine.listen(QUEUE, self._refresh.wake)
+        engine.listen(COMMANDS, parts.load.look)
         engine.listen(SCHEDULES, schedule.wake)
 
     @property
