@@ -83,6 +83,10 @@ class RecordError(SkepError):
     exit_code = 3
 
 
+class RecordUnavailableError(RecordError):
+    """The record cannot be reached; it is as before once it can. Ask for the same again."""
+
+
 class DataInUseError(RecordError):
     """Another process owns this data directory."""
 

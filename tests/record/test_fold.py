@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from skep.model.event import Event
 from skep.model.wait import Wait
 from skep.record import migrations, runs, transcribe
-from skep.record.dialect import Sqlite, Transaction
+from skep.record.dialect import Transaction
 from skep.record.fold import ALL_SO_FAR, STEPS, fold
 from skep.record.protocol import EngineRow, NewRun
+from skep.record.sqlite import Sqlite
 
 EPOCH = 100
 TABLES = ("runs", "tasks", "attempts", "expansions", "waits", "nodes", "rejected", "engines")

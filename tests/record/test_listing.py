@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from skep.errors import NotFoundError, RefusedError
 from skep.record import listing, migrations, runs, search
-from skep.record.dialect import Row, Sqlite, Transaction
+from skep.record.dialect import Row, Transaction
 from skep.record.protocol import NewRun, RunFilter
 from skep.record.sql import SqlRecord
+from skep.record.sqlite import Sqlite, SqliteTransaction
 
 LABELS: list[dict[str, str]] = [{}, {"team": "a"}, {"team": "Blue", "env": "prod"}, {"env": ""}, {"team": "a", "env": "dev"}]
 
@@ -51,7 +52,7 @@ FILTERS = st.builds(
 )
 
 
-def database(told: list[dict[str, Any]]) -> Transaction:
+def database(told: list[dict[str, Any]]) -> SqliteTransaction:
     tx = Sqlite(None).connect()
     tx.begin()
     migrations.ensure(tx)
@@ -111,10 +112,10 @@ def test_pages_together_are_what_a_plain_loop_finds(
     assert cursor == ""
 
 
-class Planned(Transaction):
+class Planned(SqliteTransaction):
     """Keeps the plan of every statement."""
 
-    def __init__(self, tx: Transaction) -> None:
+    def __init__(self, tx: SqliteTransaction) -> None:
         super().__init__(tx._connection, tx.dialect)
         self.plans: list[str] = []
 

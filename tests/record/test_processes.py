@@ -12,10 +12,10 @@ from skep.errors import StaleEpochError
 from skep.model.event import Event
 from skep.model.run import Token
 from skep.record import migrations, transcribe
-from skep.record.dialect import Sqlite
 from skep.record.protocol import EngineRow
 from skep.record.read import tasks
 from skep.record.sql import SqlRecord
+from skep.record.sqlite import Sqlite
 
 PROGRAM = Path(__file__).with_name("writing_process.py")
 EPOCH = 7
@@ -41,7 +41,7 @@ async def check_prefix(path: Path, engine: str) -> int:
     for event in told:
         if event.kind == "succeeded":
             event.output = b"1"  # stands in the task's row only
-    transcribe._write(tx, engine, EPOCH, told)
+    transcribe._write(tx, engine, EPOCH, told, False)
     assert tasks(tx, run) == stored
     tx.close()
     return row.mark

@@ -9,8 +9,8 @@ import pytest
 
 from skep.errors import RecordError
 from skep.record import migrations, runs, schema
-from skep.record.dialect import Sqlite
 from skep.record.sql import SqlRecord
+from skep.record.sqlite import Sqlite
 
 
 async def test_a_record_is_opened_again_as_it_was(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 from skep.errors import NotFoundError, RecordError
 from skep.model.event import Event
 from skep.record import kept, migrations
-from skep.record.dialect import Sqlite, Transaction
+from skep.record.dialect import Transaction
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
+from skep.record.sqlite import Sqlite
 from skep.record.writer import Writer
 
 NOW = 1_750_000_000_000
@@ -145,7 +146,8 @@ async def test_inline_never_suspends() -> None:
 
 async def test_a_full_disk_fails_its_calls_and_the_writer_goes_on(file: SqlRecord) -> None:
     await file.open_engine(EngineRow("e1", 1, 0, "p", False), after_epoch=0)
-    (pages,) = await asyncio.wrap_future(file.call(Transaction.one, "PRAGMA max_page_count=1")) or (0,)  # not below its size
+    small = asyncio.wrap_future(file.call(lambda tx: tx.one("PRAGMA max_page_count=1")))  # not below its size
+    (pages,) = await small or (0,)
     large = Event(n=2, at_ms=2, kind="succeeded", run="r1", task=0, output=b"x" * 1_000_000)
     events = [Event(n=1, at_ms=1, kind="loaded", run="r1"), large]
     held = Held(file)
@@ -155,7 +157,7 @@ async def test_a_full_disk_fails_its_calls_and_the_writer_goes_on(file: SqlRecor
     for error in await asyncio.gather(*failing, return_exceptions=True):
         assert isinstance(error, RecordError)
         assert "the disk is full. Free some space" in str(error)
-    await asyncio.wrap_future(file.call(Transaction.one, f"PRAGMA max_page_count={pages + 10_000}"))
+    await asyncio.wrap_future(file.call(lambda tx: tx.one(f"PRAGMA max_page_count={pages + 10_000}")))
     assert await file.get_state("n", "k1", NOW) is None, "nothing of the transaction was kept"
     await file.transcribe("e1", 1, 0, events)
     assert await file.outputs("r1", [0]) == {0: large.output}

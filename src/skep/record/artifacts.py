@@ -26,8 +26,8 @@ def link(tx: Transaction, artifact: str, run: str, size: int, now_ms: int) -> No
     """Notes that the run refers to the artifact."""
     with tx.savepoint():
         sql = "INSERT INTO artifacts (id, size, touched_ms) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET touched_ms = ?"
-        tx.run(sql, artifact, size, now_ms, now_ms)
-        tx.run("INSERT INTO artifact_runs (artifact, run_id) VALUES (?, ?) ON CONFLICT DO NOTHING", artifact, run)
+        tx.tell(sql, artifact, size, now_ms, now_ms)
+        tx.tell("INSERT INTO artifact_runs (artifact, run_id) VALUES (?, ?) ON CONFLICT DO NOTHING", artifact, run)
 
 
 class Files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from skep.errors import SkepError
 from skep.record.dialect import Dialect, Transaction, Trouble
@@ -22,17 +22,45 @@ def told(dialect: Dialect, error: Exception) -> SkepError:
     return refusal
 
 
+PATIENCE_S: Final = 2.0
+"""How long a database that went is waited for: one that is started anew is back by then."""
+PAUSE_S: Final = 0.05
+
+
+class Patience:
+    """Whether what failed is worth another try, for a limited time or number. It waits where that helps."""
+
+    def __init__(self, dialect: Dialect, tries: int) -> None:
+        self._dialect = dialect
+        self._tries = tries
+        self._end = 0.0
+
+    def again(self, error: Exception) -> bool:
+        match self._dialect.trouble(error):
+            case Trouble.BUSY:
+                self._tries -= 1
+                return self._tries > 0
+            case Trouble.GONE:
+                now = time.monotonic()
+                self._end = self._end or now + PATIENCE_S
+                if now >= self._end:
+                    return False
+                time.sleep(PAUSE_S)
+                return True
+        return False
+
+
 def connect(dialect: Dialect, *, read_only: bool = False) -> Transaction:
-    tries = 0
+    patience = Patience(dialect, 100)
     while True:
         try:
             return dialect.connect(read_only=read_only)
         except Exception as error:
-            tries += 1
             # Two processes that create the same file at once: switching to WAL does not wait for the lock by itself.
-            if dialect.trouble(error) is not Trouble.BUSY or tries >= 100:
+            if not patience.again(error):
                 raise told(dialect, error) from error
-            time.sleep(0.02)
+            if dialect.trouble(error) is Trouble.BUSY:
+                time.sleep(0.02)
 
 
 class Readers:
@@ -51,12 +79,17 @@ class Readers:
             tx = self._local.tx = connect(self._dialect, read_only=True)
             with self._door:
                 self._all.append(tx)
-        try:
-            return call(tx)
-        except SkepError:
-            raise
-        except Exception as error:
-            raise told(self._dialect, error) from error
+        patience = Patience(self._dialect, 1)
+        while True:
+            try:
+                return call(tx)
+            except SkepError:
+                raise
+            except Exception as error:
+                if not patience.again(error):
+                    raise told(self._dialect, error) from error
+            finally:
+                tx.rollback()
 
     def close(self) -> None:
         """Disconnects; the threads that read have ended."""

@@ -11,6 +11,8 @@ def put(tx: Transaction, namespace: str, name: str, digest: str, body: bytes, no
     """See `Record.put_definition`."""
     if "\0" in namespace + name + note:
         raise RefusedError(f"definition {name!r} holds a NUL character in its name or note")
+    tx.lock("definitions", shared=True)
+    tx.lock("workflow", namespace, name)
     newest = _newest(tx, namespace, name)
     if newest is not None and newest[3] == digest:
         return _definition(newest, body)
@@ -18,8 +20,8 @@ def put(tx: Transaction, namespace: str, name: str, digest: str, body: bytes, no
     row = (namespace, name, version, digest, note, at_ms)
     with tx.savepoint():
         sql = "INSERT INTO workflows (namespace, name, version, digest, note, at_ms) VALUES (?, ?, ?, ?, ?, ?)"
-        tx.run(sql, *row)
-        tx.run("INSERT INTO definitions (digest, body) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", digest, body)
+        tx.tell(sql, *row)
+        tx.tell("INSERT INTO definitions (digest, body) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING", digest, body)
     return _definition(row, body)
 
 
@@ -74,6 +76,7 @@ def _what_there_is(tx: Transaction, namespace: str, name: str, version: int) -> 
 
 def remove(tx: Transaction, namespace: str, name: str) -> int:
     """See `Record.remove_definition`."""
+    tx.lock("definitions")
     with tx.savepoint():
         sql = "DELETE FROM workflows WHERE namespace = ? AND name = ? RETURNING digest"
         gone = [digest for (digest,) in tx.all(sql, namespace, name)]
@@ -82,10 +85,13 @@ def remove(tx: Transaction, namespace: str, name: str) -> int:
 
 
 def forget_unused(tx: Transaction, digests: list[str]) -> None:
-    """Deletes those bodies that no run and no stored version has any more."""
+    """Deletes those bodies that no run and no stored version has any more.
+
+    The caller has the lock `definitions`; whoever refers to one shares it, so that none goes that is about to be used.
+    """
     for digest in sorted(set(digests)):
         sql = (
             "DELETE FROM definitions WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM runs WHERE digest = definitions.digest)"
             " AND NOT EXISTS (SELECT 1 FROM workflows WHERE digest = definitions.digest)"
         )
-        tx.run(sql, digest)
+        tx.tell(sql, digest)

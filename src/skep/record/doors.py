@@ -18,7 +18,8 @@ from skep.errors import RecordError
 from skep.record import artifacts, migrations
 from skep.record.check import check_record
 from skep.record.connection import Readers
-from skep.record.dialect import Dialect, Sqlite, Transaction, damaged
+from skep.record.dialect import Dialect, Transaction
+from skep.record.sqlite import Sqlite, damaged
 from skep.record.writer import Writer
 
 P = ParamSpec("P")
@@ -28,15 +29,41 @@ READERS: Final = 2
 """Reader threads: a long listing does not hold up a short question."""
 
 
+def is_url(where: Path | str | None) -> bool:
+    """Whether it names a PostgreSQL database."""
+    return isinstance(where, str) and where.startswith(("postgresql://", "postgres://"))
+
+
+def dialect_of(where: Path | str | None) -> Dialect:
+    """Of a file, a URL, or of memory. Raises RecordError."""
+    if where is None or isinstance(where, Path):
+        return Sqlite(where)
+    if not is_url(where):
+        scheme = where.partition("://")[0] if "://" in where else ""
+        raise RecordError(
+            f"a record cannot be kept in {scheme}://…; expected postgresql://user@host:5432/database"
+            if scheme
+            else "a record is named by a path or by postgresql://user@host:5432/database"
+        )
+    try:
+        from skep.record.postgres import Postgres  # noqa: PLC0415  psycopg is an extra
+    except ImportError as error:
+        raise RecordError(
+            f"a record in PostgreSQL needs the extra `postgres`: `pip install 'skep[postgres]'` ({error})"
+        ) from error
+    return Postgres(where)
+
+
 class Doors:
-    """A record in the SQLite file `path`; None: in memory, gone at close.
+    """A record in a SQLite file, or in the PostgreSQL database of a URL; None: in memory, gone at close.
 
     `folder`: of artifacts; by default `artifacts` beside the file. `inline`: no threads at all, for tests on virtual time.
+    Raises RecordError for a URL that cannot be read, or for want of the extra `skep[postgres]`.
     """
 
-    def __init__(self, path: Path | None = None, *, folder: Path | None = None, inline: bool = False) -> None:
-        self._path = path
-        self._dialect: Dialect = Sqlite(path)
+    def __init__(self, where: Path | str | None = None, *, folder: Path | None = None, inline: bool = False) -> None:
+        self._dialect = dialect_of(where)
+        path = self._path = self._dialect.path if isinstance(self._dialect, Sqlite) else None
         self._folder = folder or (path.parent / "artifacts" if path else None)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.files = artifacts.Files(self._folder or Path())
@@ -65,7 +92,7 @@ class Doors:
     async def _read_small(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A look at a few rows: on the thread that asks, if it has nothing else to do. A thread of its own costs more than the
         look (0.1 to 0.3 ms against 0.03)."""
-        if self._readers is None or not self.writer.idle(asyncio.get_running_loop()):
+        if self._readers is None or self._dialect.far or not self.writer.idle(asyncio.get_running_loop()):
             return await self._read(fn, *args, **kwargs)
         return self._readers.read(lambda tx: fn(tx, *args, **kwargs))
 
@@ -92,7 +119,7 @@ class Doors:
             raise
         if self._readers is None and self._dialect.shared and not self._inline:
             self._readers = Readers(self._dialect)
-        if self._folder is None and self._temporary is None:
+        if self._folder is None and self._temporary is None and not self._dialect.far:
             self._temporary = tempfile.TemporaryDirectory(prefix="skep-artifacts-")
             self.files = artifacts.Files(Path(self._temporary.name))
 

@@ -50,6 +50,7 @@ def put_state(
         raise RefusedError(f"state key {key!r} holds a NUL character")
     if fence is not None:
         raise_fence(tx, fence)
+    tx.lock("state", namespace, key)
     row = tx.one("SELECT version, expires_ms FROM values_kept WHERE namespace = ? AND name = ?", namespace, key)
     stored = row[0] if row else 0
     version = 0 if row and _expired(row[1], now_ms) else stored
@@ -61,7 +62,7 @@ def put_state(
         " ON CONFLICT (namespace, name) DO UPDATE"
         " SET value = excluded.value, version = excluded.version, expires_ms = excluded.expires_ms"
     )
-    tx.run(sql, namespace, key, value, stored + 1, now_ms + ttl_ms if ttl_ms else 0)
+    tx.tell(sql, namespace, key, value, stored + 1, now_ms + ttl_ms if ttl_ms else 0)
     return int(stored + 1)
 
 
@@ -75,7 +76,7 @@ def save_checkpoint(tx: Transaction, fence: Fence, data: bytes, at_ms: int) -> N
         "INSERT INTO checkpoints (run_id, idx, data, at_ms) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (run_id, idx) DO UPDATE SET data = excluded.data, at_ms = excluded.at_ms"
     )
-    tx.run(sql, fence.run, fence.task, data, at_ms)
+    tx.tell(sql, fence.run, fence.task, data, at_ms)
 
 
 def load_checkpoint(tx: Transaction, fence: Fence) -> bytes | None:
@@ -85,13 +86,16 @@ def load_checkpoint(tx: Transaction, fence: Fence) -> bytes | None:
 
 
 _LOGS: Final = Bulk(
-    "INSERT INTO logs (run_id, idx, attempt, stream, start, at_ms, data) VALUES",
-    "(?, ?, ?, ?, ?, ?, ?)",
+    "INSERT INTO logs (run_id, idx, attempt, stream, start, at_ms, data)",
+    "text int int text int int bytes",
     "ON CONFLICT (run_id, idx, attempt, stream, start) DO NOTHING",
 )
 
 
 def append_logs(tx: Transaction, chunks: Sequence[LogChunk]) -> None:
+    # Those of one run come in the order of their ids, or one who reads on from a position would miss what is before it.
+    for run in sorted({chunk.run for chunk in chunks}):
+        tx.lock("logs", run)
     with tx.savepoint():
         tx.many(_LOGS, [(c.run, c.task, c.attempt, c.stream, c.offset, c.at_ms, c.data) for c in chunks])
 

@@ -32,7 +32,7 @@ STREAMS: Final = 64
 """A filter that falls into more streams does not lead."""
 DAY_MS: Final = 86_400_000
 
-_LISTED: Final = RUN_COLUMNS.replace(", inputs", ", CAST('' AS BLOB)")
+_LISTED: Final = RUN_COLUMNS.replace(", inputs", ", NULL")
 
 
 class Stream(NamedTuple):
@@ -160,7 +160,7 @@ def _leader(tx: Transaction, filters: Sequence[Filter], wanted: RunFilter) -> Fi
 def _count(tx: Transaction, stream: Stream, wanted: RunFilter) -> int:
     table, key = ("run_labels l", "l") if stream.labels else ("runs r", "r")
     within, values = _within(key, wanted.accepted_from_ms, wanted.accepted_to_ms)
-    sql = f"SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {stream.where}{within} LIMIT {COUNTED}) AS some"
+    sql = f"SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {stream.where}{within} LIMIT {COUNTED}) AS few"
     row = tx.one(sql, *stream.values, *values)
     return int(row[0]) if row else 0
 

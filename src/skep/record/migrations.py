@@ -29,22 +29,22 @@ def _to_2(tx: Transaction) -> None:
     """
     words = tx.dialect.words
     table, *indexes = RUNS
-    tx.run("ALTER TABLE runs RENAME TO runs_1")
-    tx.run(table.format_map(words))
-    tx.run(f"INSERT INTO runs (seq, applied, {_COPIED}) SELECT rowid, command, {_COPIED} FROM runs_1 ORDER BY rowid")
-    tx.run("DROP TABLE runs_1")
+    tx.tell("ALTER TABLE runs RENAME TO runs_1")
+    tx.tell(table.format_map(words))
+    tx.tell(f"INSERT INTO runs (seq, applied, {_COPIED}) SELECT rowid, command, {_COPIED} FROM runs_1 ORDER BY rowid")
+    tx.tell("DROP TABLE runs_1")
     for statement in (*indexes, *LATER):
-        tx.run(statement.format_map(words))
+        tx.tell(statement.format_map(words))
     for column in ("due_ms", "since"):
-        tx.run(f"ALTER TABLE tasks ADD COLUMN {column} {words['int']}")
-    for seq, accepted_ms, labels in tx.all("SELECT seq, accepted_ms, labels FROM runs"):
-        add_labels(tx, seq, accepted_ms, msgspec.json.decode(labels))
+        tx.tell(f"ALTER TABLE tasks ADD COLUMN {column} {words['int']}")
+    rows = tx.all("SELECT seq, accepted_ms, labels FROM runs")
+    add_labels(tx, [(seq, accepted_ms, msgspec.json.decode(labels)) for seq, accepted_ms, labels in rows])
 
 
 def _to_3(tx: Transaction) -> None:
     """Other machines come in, with keys."""
     for statement in FLEET:
-        tx.run(statement.format_map(tx.dialect.words))
+        tx.tell(statement.format_map(tx.dialect.words))
 
 
 MIGRATIONS: Final[Mapping[int, Callable[[Transaction], None]]] = {1: _to_2, 2: _to_3}
@@ -53,6 +53,7 @@ MIGRATIONS: Final[Mapping[int, Callable[[Transaction], None]]] = {1: _to_2, 2: _
 
 def ensure(tx: Transaction) -> None:
     """Creates the tables in an empty database, and brings an older one up to date. Raises RecordError."""
+    tx.lock("schema")
     tables = tx.dialect.tables(tx)
     if not tables:
         create(tx)
@@ -72,4 +73,4 @@ def ensure(tx: Transaction) -> None:
             log.info("the record grows from schema version %d to %d", step, step + 1)
             MIGRATIONS[step](tx)
         if version < VERSION:
-            tx.run("UPDATE record_version SET version = ?", VERSION)
+            tx.tell("UPDATE record_version SET version = ?", VERSION)

@@ -23,7 +23,7 @@ def want_drain(tx: Transaction, engine: str, node: str, on: bool, at_ms: int) ->
         "INSERT INTO nodes (engine, id, incarnation, state, draining, at_ms) VALUES (?, ?, 0, 'retired', ?, ?)"
         " ON CONFLICT (engine, id) DO UPDATE SET draining = excluded.draining"
     )
-    tx.run(sql, engine, node, int(on), at_ms)
+    tx.tell(sql, engine, node, int(on), at_ms)
 
 
 def flags(tx: Transaction) -> dict[str, str]:
@@ -34,7 +34,7 @@ def set_flag(tx: Transaction, name: str, value: str | None) -> None:
     if "\0" in name or "\0" in (value or ""):
         raise RefusedError(f"flag {name!r} holds a NUL character")
     if value is None:
-        tx.run("DELETE FROM flags WHERE name = ?", name)
+        tx.tell("DELETE FROM flags WHERE name = ?", name)
         return
     sql = "INSERT INTO flags (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-    tx.run(sql, name, value)
+    tx.tell(sql, name, value)

@@ -28,6 +28,8 @@ ROWS: Final = 2_000
 
 def take_runs(tx: Transaction, ended_before_ms: int, limit: int) -> int:
     """Deletes the rows of ended runs, oldest first, but for children whose parents go on. Answers how many."""
+    tx.lock("prune")
+    tx.lock("definitions")
     with tx.savepoint():
         sql = (
             "SELECT seq, id, digest, accepted_ms, labels FROM runs r WHERE state >= 3 AND finished_ms < ? AND NOT EXISTS"
@@ -35,15 +37,16 @@ def take_runs(tx: Transaction, ended_before_ms: int, limit: int) -> int:
         )
         ended = tx.all(sql, ended_before_ms, limit)
         for seq, id, _, accepted_ms, labels in ended:
-            tx.run("DELETE FROM runs WHERE seq = ?", seq)
+            tx.tell("DELETE FROM runs WHERE seq = ?", seq)
             remove_labels(tx, seq, accepted_ms, msgspec.json.decode(labels))
-            tx.run("INSERT INTO pruned (run_id) VALUES (?) ON CONFLICT DO NOTHING", id)
+            tx.tell("INSERT INTO pruned (run_id) VALUES (?) ON CONFLICT DO NOTHING", id)
         forget_unused(tx, [digest for _, _, digest, _, _ in ended])
     return len(ended)
 
 
 def sweep(tx: Transaction) -> bool:
     """One step of what deleted runs left behind. False when nothing is left."""
+    tx.lock("prune")
     with tx.savepoint():
         left = ROWS
         for (run,) in tx.all("SELECT run_id FROM pruned ORDER BY run_id LIMIT ?", ROWS):
@@ -52,10 +55,10 @@ def sweep(tx: Transaction) -> bool:
                 bound = tx.one(f"SELECT {key} FROM {table} WHERE run_id = ? ORDER BY {key} LIMIT 1 OFFSET ?", run, left)
                 if bound:
                     marks = ", ".join("?" * len(bound))
-                    tx.run(f"DELETE FROM {table} WHERE run_id = ? AND ({key}) < ({marks})", run, *bound)
+                    tx.tell(f"DELETE FROM {table} WHERE run_id = ? AND ({key}) < ({marks})", run, *bound)
                     return True
                 left -= tx.run(f"DELETE FROM {table} WHERE run_id = ?", run)
-            tx.run("DELETE FROM pruned WHERE run_id = ?", run)
+            tx.tell("DELETE FROM pruned WHERE run_id = ?", run)
             if left <= 0:
                 return True
     return False
@@ -63,6 +66,7 @@ def sweep(tx: Transaction) -> bool:
 
 def age(tx: Transaction, *, ended_before_ms: int, now_ms: int) -> bool:
     """One step of what is too old by itself: events of nodes, sent events, nodes that left, expired state. False: no more."""
+    tx.lock("prune")
     with tx.savepoint():
         gone = 0
         for (engine,) in tx.all("SELECT id FROM engines"):
@@ -78,7 +82,7 @@ def age(tx: Transaction, *, ended_before_ms: int, now_ms: int) -> bool:
             " (SELECT namespace, name FROM values_kept WHERE expires_ms > 0 AND expires_ms <= ? LIMIT ?)"
         )
         gone = max(gone, tx.run(sql, now_ms, ROWS))
-        tx.run("DELETE FROM nodes WHERE state <> 'live' AND at_ms < ?", now_ms - NODE_MS)
+        tx.tell("DELETE FROM nodes WHERE state <> 'live' AND at_ms < ?", now_ms - NODE_MS)
     return gone >= ROWS
 
 

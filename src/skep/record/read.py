@@ -30,6 +30,7 @@ def run_row(row: Sequence[Any]) -> RunRow:
     parent, task = fields.pop("parent_run"), fields.pop("parent_task")
     fields["parent"] = (parent, task) if parent else None
     fields["labels"] = msgspec.json.decode(fields["labels"])
+    fields["inputs"] = fields["inputs"] or b""
     fields["paused"] = bool(fields["paused"])
     fields["started_ms"] = fields["started_ms"] or None
     fields["finished_ms"] = fields["finished_ms"] or None

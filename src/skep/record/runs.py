@@ -10,7 +10,7 @@ import msgspec
 
 from skep.errors import NotFoundError, RefusedError, WrongStateError
 from skep.model.state import RunState, TaskState
-from skep.record.dialect import Transaction, Trouble
+from skep.record.dialect import Bulk, Row, Transaction, Trouble
 from skep.record.labels import add_labels
 from skep.record.protocol import Accepted, Command, EngineRow, NewRun, RunRow
 from skep.record.read import RUN_COLUMNS, run_row
@@ -58,15 +58,15 @@ def abandon(tx: Transaction, name: str, now_ms: int) -> int:
     with tx.savepoint():
         unfinished = tx.all(f"SELECT id, task_count FROM runs WHERE engine = ? AND {UNFINISHED}", name)
         for id, count in unfinished:
-            tx.run(_CANCEL_ALL, count, id, now_ms, count)
+            tx.tell(_CANCEL_ALL, count, id, now_ms, count)
             sql = "UPDATE attempts SET state = 'cancelled', finished_ms = ? WHERE run_id = ? AND state IN ('running', 'parked')"
-            tx.run(sql, now_ms, id)
-            tx.run("DELETE FROM waits WHERE run_id = ?", id)
+            tx.tell(sql, now_ms, id)
+            tx.tell("DELETE FROM waits WHERE run_id = ?", id)
             sql = "UPDATE runs SET state = ?, reason = 'abandoned', finished_ms = ? WHERE id = ?"
-            tx.run(sql, int(RunState.FAILED), now_ms, id)
-        tx.run("DELETE FROM events WHERE run_id = ?", name)
-        tx.run("DELETE FROM nodes WHERE engine = ?", name)
-        tx.run("DELETE FROM engines WHERE id = ?", name)
+            tx.tell(sql, int(RunState.FAILED), now_ms, id)
+        tx.tell("DELETE FROM events WHERE run_id = ?", name)
+        tx.tell("DELETE FROM nodes WHERE engine = ?", name)
+        tx.tell("DELETE FROM engines WHERE id = ?", name)
     return len(unfinished)
 
 
@@ -74,21 +74,37 @@ def abandon(tx: Transaction, name: str, now_ms: int) -> int:
 
 
 def accept(tx: Transaction, runs: Sequence[NewRun]) -> list[Accepted | Exception]:
-    answers: list[Accepted | Exception] = []
+    tx.lock("definitions", shared=True)
     going = {run for (run,) in tx.all("SELECT run_id FROM pruned")}
-    for run in runs:
-        try:
-            with tx.savepoint():
-                if run.id in going:
-                    raise RefusedError(f"run {run.id} was deleted a moment ago; use a new id")
-                answers.append(_accept(tx, run))
-        except RefusedError as refusal:
-            answers.append(refusal)
-        except Exception as error:
-            if tx.dialect.trouble(error) is not Trouble.DATA:
-                raise
-            answers.append(RefusedError(f"run {run.id!r} cannot be stored: {error}"))
-    return answers
+    refused = {place: refusal for place, run in enumerate(runs) if (refusal := _refusal(run, going))}
+    answers = iter(_accept_some(tx, [run for place, run in enumerate(runs) if place not in refused]))
+    return [refused.get(place) or next(answers) for place in range(len(runs))]
+
+
+def _refusal(run: NewRun, going: set[str]) -> RefusedError | None:
+    """What is wrong with it before anything is asked. `going`: runs that were deleted and leave things behind."""
+    parent, _ = run.parent or ("", -1)
+    texts = (run.id, run.namespace, run.workflow, run.schedule, run.base, parent, *run.labels, *run.labels.values())
+    if any("\0" in text for text in texts) or "\0" in (run.idempotency_key or ""):
+        return RefusedError(f"run {run.id!r}: a name, label or key of it holds a NUL character")
+    if run.id in going:
+        return RefusedError(f"run {run.id} was deleted a moment ago; use a new id")
+    return None
+
+
+def _accept_some(tx: Transaction, runs: Sequence[NewRun]) -> list[Accepted | Exception]:
+    """All at once; when that fails for what one of them holds, each alone."""
+    if not runs:
+        return []
+    try:
+        with tx.savepoint():
+            return _accept(tx, runs)
+    except Exception as error:
+        if tx.dialect.trouble(error) is not Trouble.DATA:
+            raise
+        if len(runs) > 1:
+            return [answer for run in runs for answer in _accept_some(tx, [run])]
+        return [RefusedError(f"run {runs[0].id!r} cannot be stored: {error}")]
 
 
 def body_digest(run: NewRun) -> str:
@@ -97,35 +113,55 @@ def body_digest(run: NewRun) -> str:
     return hashlib.sha256(msgspec.json.encode(body)).hexdigest()
 
 
-def _accept(tx: Transaction, run: NewRun) -> Accepted:
+_RUNS: Final = Bulk(
+    "INSERT INTO runs (id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, idempotency_key,"
+    " body_digest, accepted_ms, due_ms, parent_run, parent_task, depth, schedule, base)",
+    "text text text text bytes text int bytes int text text int int text int int text text",
+    "ON CONFLICT DO NOTHING RETURNING id, idempotency_key, seq",
+)
+_DEFINITIONS: Final = Bulk("INSERT INTO definitions (digest, body)", "text bytes", "ON CONFLICT (digest) DO NOTHING")
+
+
+def _accept(tx: Transaction, runs: Sequence[NewRun]) -> list[Accepted | Exception]:
+    bodies = [body_digest(run) for run in runs]
+    stored = {
+        (id, key): seq for id, key, seq in tx.back(_RUNS, [_row(run, body) for run, body in zip(runs, bodies, strict=True)])
+    }
+    new: dict[int, NewRun] = {}
+    answers: list[Accepted | Exception] = []
+    for run, body in zip(runs, bodies, strict=True):
+        seq = stored.pop((run.id, run.idempotency_key), None)
+        if seq is None:
+            answers.append(_known(tx, run, body))
+        else:
+            new[seq] = run
+            answers.append(Accepted(run.id, True))
+    tx.many(_DEFINITIONS, list({run.digest: run.definition for run in new.values()}.items()))
+    add_labels(tx, [(seq, run.accepted_ms, run.labels) for seq, run in new.items()])
+    return answers
+
+
+def _row(run: NewRun, body: str) -> Row:
     parent, task = run.parent or ("", -1)
-    texts = (run.id, run.namespace, run.workflow, run.schedule, run.base, parent, *run.labels, *run.labels.values())
-    if any("\0" in text for text in texts) or "\0" in (run.idempotency_key or ""):
-        raise RefusedError(f"run {run.id!r}: a name, label or key of it holds a NUL character")
-    body = body_digest(run)
-    if run.idempotency_key is not None:
-        sql = "SELECT id, body_digest FROM runs WHERE namespace = ? AND idempotency_key = ?"
-        if known := tx.one(sql, run.namespace, run.idempotency_key):
-            if known[1] != body:
-                raise RefusedError(
-                    f"idempotency key {run.idempotency_key!r} belongs to run {known[0]} with another body; use a new key"
-                )
-            return Accepted(str(known[0]), False)
-    stored = tx.one(
-        "INSERT INTO runs (id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, idempotency_key,"
-        " body_digest, accepted_ms, due_ms, parent_run, parent_task, depth, schedule, base)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING seq",
+    return (
         *(run.id, run.engine, run.workflow, run.digest, run.inputs, run.namespace, run.priority),
         *(msgspec.json.encode(run.labels), run.timeout_ms, run.idempotency_key, body, run.accepted_ms),
         *(run.due_ms, parent, task, run.depth, run.schedule, run.base),
     )
-    if stored:
-        sql = "INSERT INTO definitions (digest, body) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
-        tx.run(sql, run.digest, run.definition)
-        add_labels(tx, stored[0], run.accepted_ms, run.labels)
-    elif tx.one("SELECT digest FROM runs WHERE id = ?", run.id) != (run.digest,):
-        raise RefusedError(f"run {run.id} is known with another definition; use a new id")
-    return Accepted(run.id, bool(stored))
+
+
+def _known(tx: Transaction, run: NewRun, body: str) -> Accepted | Exception:
+    """The run that was there before, under the same key or the same id."""
+    key = run.idempotency_key
+    if key is not None:
+        sql = "SELECT id, body_digest FROM runs WHERE namespace = ? AND idempotency_key = ?"
+        if known := tx.one(sql, run.namespace, key):
+            if known[1] != body:
+                return RefusedError(f"idempotency key {key!r} belongs to run {known[0]} with another body; use a new key")
+            return Accepted(str(known[0]), False)
+    if tx.one("SELECT digest FROM runs WHERE id = ?", run.id) != (run.digest,):
+        return RefusedError(f"run {run.id} is known with another definition; use a new id")
+    return Accepted(run.id, False)
 
 
 # -- commands
@@ -143,10 +179,10 @@ def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int, after
             sql = (
                 "UPDATE runs SET state = ?, reason = '', loaded = 0, finished_ms = 0, timeout_ms = 0, applied = ? WHERE id = ?"
             )
-            tx.run(sql, int(RunState.QUEUED), made.number - 1, run)
+            tx.tell(sql, int(RunState.QUEUED), made.number - 1, run)
         elif verb == "cancel":
             # Due at once: it is loaded only to be ended, or it would be cancelled on the day that it was to begin.
-            tx.run("UPDATE runs SET due_ms = ? WHERE id = ? AND due_ms > ?", at_ms, run, at_ms)
+            tx.tell("UPDATE runs SET due_ms = ? WHERE id = ? AND due_ms > ?", at_ms, run, at_ms)
     return made
 
 
@@ -157,7 +193,7 @@ def numbered(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> t
         raise NotFoundError(f"there is no run {run}")
     number, state = row
     sql = "INSERT INTO commands (run_id, number, verb, data, at_ms) VALUES (?, ?, ?, ?, ?)"
-    tx.run(sql, run, number, verb, data, at_ms)
+    tx.tell(sql, run, number, verb, data, at_ms)
     return Command(run=run, number=number, verb=verb, data=data, at_ms=at_ms), RunState(state)
 
 

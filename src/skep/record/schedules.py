@@ -35,7 +35,7 @@ def put(tx: Transaction, namespace: str, name: str, spec: bytes, next_ms: int, a
         " ON CONFLICT (namespace, name) DO UPDATE SET spec = excluded.spec, next_ms = excluded.next_ms,"
         " version = schedules.version + 1"
     )
-    tx.run(sql, namespace, name, spec, next_ms, at_ms)
+    tx.tell(sql, namespace, name, spec, next_ms, at_ms)
     return one(tx, namespace, name)
 
 

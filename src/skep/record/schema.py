@@ -142,5 +142,5 @@ KEYS: Final = {
 def create(tx: Transaction) -> None:
     """All tables, in an empty database."""
     for statement in TABLES:
-        tx.run(statement.format_map(tx.dialect.words))
-    tx.run("INSERT INTO record_version VALUES (?)", VERSION)
+        tx.tell(statement.format_map(tx.dialect.words))
+    tx.tell("INSERT INTO record_version VALUES (?)", VERSION)

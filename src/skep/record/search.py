@@ -51,7 +51,7 @@ def bounds(prefix: str) -> tuple[str, str]:
 def find(tx: Transaction, text: str) -> Hits:
     """Where to find what matches the text."""
     folded = text.casefold()
-    row = tx.one(f"SELECT COUNT(*) FROM (SELECT 1 FROM runs WHERE id >= ? AND id < ? LIMIT {IDS}) AS some", *bounds(folded))
+    row = tx.one(f"SELECT COUNT(*) FROM (SELECT 1 FROM runs WHERE id >= ? AND id < ? LIMIT {IDS}) AS few", *bounds(folded))
     ids = row[0] if row else 0
     if ids and len(text) >= SURE:
         return Hits(ids < IDS, ids=True)

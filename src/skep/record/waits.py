@@ -54,6 +54,7 @@ def _wait_row(row: Row) -> WaitRow:
 
 def decide(tx: Transaction, run: str, task: int, attempt: int, data: bytes, at_ms: int) -> Command:
     """See `Record.decide`."""
+    tx.lock("decide", run)
     said = _id_of(data)
     if said and (before := next((made for made, verdict in _decisions(tx, run) if verdict.id == said), None)):
         return before
@@ -75,7 +76,9 @@ def decide(tx: Transaction, run: str, task: int, attempt: int, data: bytes, at_m
         made, state = numbered(tx, run, "decide", data, at_ms)
         if state.ended:
             raise WrongStateError(f"run {run} has ended: {state.label}")
-        tx.run("UPDATE waits SET decided = ? WHERE run_id = ? AND idx = ?", made.number, run, task)
+        sql = "UPDATE waits SET decided = ? WHERE run_id = ? AND idx = ? AND attempt = ? AND decided = 0"
+        if not tx.run(sql, made.number, run, task, attempt):
+            raise WrongStateError(f"task {task} of run {run} went on a moment ago; look at it again")
     return made
 
 

@@ -5,7 +5,8 @@
                  └── what arrives meanwhile waits ─┘        no timer: an idle writer commits a single call at once
 
 A call is a function whose first argument is the transaction. One that raises fails alone, so it must raise before it writes, or
-write inside a savepoint. A lock held by another process repeats the whole transaction; a failing disk fails all its calls.
+write inside a savepoint. Another process that is in the way, or a server that is started anew, repeats the whole transaction; a
+failing disk fails all its calls.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeVar
 
 from skep.errors import RecordError, SkepError
-from skep.record.connection import connect, told
+from skep.record.connection import Patience, connect, told
 from skep.record.dialect import Dialect, Transaction, Trouble
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class Writer:
         if self._inline:
             return self.now(call)
         loop = asyncio.get_running_loop()
-        if small and self.commit_ms < QUICK_MS and self.idle(loop):
+        if small and not self._dialect.far and self.commit_ms < QUICK_MS and self.idle(loop):
             answer = self._at_once(call)
             if answer is not None:
                 if answer.error is not None:
@@ -226,7 +227,7 @@ class Writer:
 
     def _transact(self, jobs: list[_Job], begun: bool = False) -> list[_Answer]:
         """All calls in one transaction, which is repeated while another process has the lock."""
-        tries = 0
+        patience = Patience(self._dialect, TRIES)
         while True:
             began = time.perf_counter()
             try:
@@ -237,9 +238,8 @@ class Writer:
                 committing = time.perf_counter()
                 self._tx.commit()
             except Exception as error:  # noqa: BLE001  whatever it is, it is answered to every call of the transaction
-                tries += 1
-                if self._undo() and self._dialect.trouble(error) is Trouble.BUSY and tries < TRIES and not self._given_up:
-                    log.info("the record is locked by another process for %.1f s; trying again", time.perf_counter() - began)
+                if self._undo() and not self._given_up and patience.again(error):
+                    log.info("a transaction of the record is tried again after %.1f s: %s", time.perf_counter() - began, error)
                     continue
                 log.info("a transaction of the record failed with %d calls: %s", len(jobs), error)  # each of them is told
                 return [_Answer(job, None, told(self._dialect, error)) for job in jobs]
@@ -253,7 +253,8 @@ class Writer:
 
     def _run(self, job: _Job) -> _Answer:
         try:
-            return _Answer(job, job.call(self._tx), None)
+            with self._tx.guard():
+                return _Answer(job, job.call(self._tx), None)
         except Exception as error:  # a call's own fault is answered to that call; anything else is the transaction's
             if not isinstance(error, SkepError) and self._dialect.trouble(error) is not Trouble.DATA:
                 raise
