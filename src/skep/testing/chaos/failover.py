@@ -19,7 +19,7 @@ from skep.testing.chaos.ledger import Entry
 from skep.testing.chaos.story import Story
 
 NODE: Final = frozenset({"node-kill"})
-SILENT: Final = frozenset({"node-stall", "partition", "node-silent", "node-cut"})
+SILENT: Final = frozenset({"node-late", "node-stall", "partition", "node-silent", "node-cut"})
 PLACE: Final = frozenset(
     {"server-kill", "leader-kill", "server-stall", "redis-kill", "redis-flush", "redis-empty", "redis-older"}
 )
@@ -49,20 +49,36 @@ def measure(entries: Sequence[Entry], lines: Sequence[Line], stories: Mapping[st
         for told in story.events
         if told.event.kind == "granted"
     )
-    for fault in entries:
-        if fault.what != "fault":
-            continue
+    lasting = _lasting(entries)
+    for fault, _ in lasting:
         if fault.kind in NODE | SILENT:
-            found["node" if fault.kind in NODE else "silent"] += _elsewhere(fault, spans, nodes)
-        elif fault.kind in PLACE:
-            at = bisect_left(placed, fault.at_ms)
-            if at < len(placed):
-                found["place"].append(float(placed[at] - fault.at_ms))
+            times = found["node" if fault.kind in NODE else "silent"]
+            times += [ns / 1e6 for ns in _elsewhere(fault, spans, nodes) if _alone(fault, ns, lasting)]
+        elif fault.kind in PLACE and (at := bisect_left(placed, fault.at_ms)) < len(placed):
+            took_ms = placed[at] - fault.at_ms
+            found["place"] += [float(took_ms)] if _alone(fault, took_ms * 1_000_000, lasting) else []
     return found
+
+
+def _lasting(entries: Sequence[Entry]) -> list[tuple[Entry, int]]:
+    """Faults, and when each was taken back (of CLOCK_MONOTONIC)."""
+    found: list[tuple[Entry, int]] = []
+    for at, entry in enumerate(entries):
+        if entry.what == "fault":
+            same = (e.at_ns for e in entries[at:] if e.what == "healed" and (e.kind, e.subject) == (entry.kind, entry.subject))
+            found.append((entry, next(same, entry.at_ns)))
+    return found
+
+
+def _alone(fault: Entry, took_ns: int, lasting: Sequence[tuple[Entry, int]]) -> bool:
+    return not any(
+        other is not fault and other.at_ns < fault.at_ns + took_ns and healed_ns > fault.at_ns for other, healed_ns in lasting
+    )
 
 
 def _spans(lines: Sequence[Line]) -> dict[tuple[str, str], list[Span]]:
     """Of each task, in the order of their tokens. Shells do not tell the time, and are left out."""
+    locked = {(line.run, line.name) for line in lines if line.what == "held"}
     began: dict[tuple[str, str, Token], int] = {}
     ended: dict[tuple[str, str, Token], int] = {}
     for line in lines:
@@ -70,7 +86,8 @@ def _spans(lines: Sequence[Line]) -> dict[tuple[str, str], list[Span]]:
             (began if line.what == "start" else ended).setdefault((line.run, line.name, Token.parse(line.token)), line.at_ns)
     found: defaultdict[tuple[str, str], list[Span]] = defaultdict(list)
     for (run, name, token), at_ns in sorted(began.items()):
-        found[run, name].append(Span(run, name, token, at_ns, ended.get((run, name, token))))
+        if (run, name) not in locked:
+            found[run, name].append(Span(run, name, token, at_ns, ended.get((run, name, token))))
     return found
 
 
@@ -94,10 +111,10 @@ def _nodes(stories: Mapping[str, Story | None]) -> dict[tuple[str, str, Token], 
 
 def _elsewhere(
     fault: Entry, spans: Mapping[tuple[str, str], Sequence[Span]], nodes: Mapping[tuple[str, str, Token], str]
-) -> Iterator[float]:
+) -> Iterator[int]:
     for (run, name), of_task in spans.items():
         for span, after in pairwise(of_task):
             hit = span.begin_ns < fault.at_ns and (span.end_ns is None or span.end_ns > fault.at_ns)
             took_ns = after.begin_ns - fault.at_ns
             if hit and 0 < took_ns < LONGEST_NS and nodes.get((run, name, span.token)) == fault.subject:
-                yield took_ns / 1e6
+                yield took_ns

@@ -48,6 +48,8 @@ KILLED: Final = (0.2, 4.0)
 CUTS: Final = (0.2, 6.0)
 BRIEF: Final = (0.5, 8.0)
 """Shorter than what makes a node lost: 10 s."""
+LATE: Final = (10.4, 12.0)
+"""Just long enough for that: what its processes did meanwhile is told while others do it again."""
 LONG: Final = (12.5, 18.0)
 """Longer than that, and than the 12 s after which a node ends what holds a lock."""
 ANY: Final = (0.5, 16.0)
@@ -56,6 +58,7 @@ _ALL: Final = (
     ("node-kill", "node", KILLED, "kill -9 of a node", killed("nodes"), _always),
     ("worker-kill", "node", MOMENT, "kill -9 of one of a node's processes", WORKER, _always),
     ("node-freeze", "node", BRIEF, "SIGSTOP of a node", frozen("nodes"), _always),
+    ("node-late", "node", LATE, "SIGSTOP of a node until it is just lost", frozen("nodes"), _always),
     ("node-stall", "node", LONG, "SIGSTOP of a node for too long", frozen("nodes"), _always),
     ("machine-freeze", "node", BRIEF, "SIGSTOP of a node and all its processes", MACHINE, _always),
     ("partition", "node", ANY, "a node's cable is pulled", CABLE, _places),

@@ -1,0 +1,68 @@
+"""Servers with one guard switched off: `python -m skep.testing.chaos.broken fence up …` is `skep up …` without the fence.
+
+They prove the checker: an attack on a fleet of them must find what the guard prevents. The product itself has no such switch.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, Final
+
+from skep.clock import Clock
+from skep.engine.memory.state import State
+from skep.model.event import Event
+from skep.model.run import Token
+from skep.model.state import TaskState
+from skep.record import transcribe
+from skep.wiring import engines
+
+EVERY: Final = 5
+"""Of so many batches one is not written."""
+
+
+def break_fence() -> None:
+    """Whoever says that a task has ended is believed, whatever its token."""
+
+    def lease_of(self: State, run: Any, task: int, token: Token) -> Any:
+        runs = run is not None and 0 <= task < len(run.states) and run.states[task] == TaskState.RUNNING
+        return self.leases.get(run.tokens[task]) if runs else None
+
+    State.lease_of = lease_of  # type: ignore[method-assign]
+
+
+def break_epoch() -> None:
+    """An engine that is opened anew has the epoch of the one before: numbers and tokens come again."""
+
+    def next_epoch(after: int, clock: Clock) -> int:
+        return after or clock.now_ms() // 1000
+
+    engines.next_epoch = next_epoch
+
+
+def break_mark() -> None:
+    """The mark is moved over events that are not written."""
+    apply, batches = transcribe._apply, count(1)
+
+    def some(tx: Any, engine: str, epoch: int, after: int, events: Sequence[Event]) -> None:
+        if next(batches) % EVERY:
+            apply(tx, engine, epoch, after, events)
+
+    transcribe._apply = some
+
+
+GUARDS: Final = {"fence": break_fence, "epoch": break_epoch, "mark": break_mark}
+
+PROOF: Final = {
+    "fence": ("node-late", "node-cut"),
+    "epoch": ("server-kill", "redis-flush"),
+    "mark": ("server-kill", "redis-flush"),
+}
+"""The faults against which each guard stands."""
+
+if __name__ == "__main__":
+    GUARDS[sys.argv[1]]()
+    sys.argv = ["skep", *sys.argv[2:]]
+    runpy.run_module("skep", run_name="__main__")
