@@ -25,9 +25,9 @@ def take_secrets() -> dict[str, str]:
     return secrets
 
 
-def local_nodes(texts: Sequence[str]) -> list[NodeInfo]:
-    """The nodes of `--node`, else one with all that this machine has. Raises BadParameter."""
-    probed = node_info("local", probe())
+def local_nodes(texts: Sequence[str], name: str = "local") -> list[NodeInfo]:
+    """The nodes of `--node`, else one of this name with all that this machine has. Raises BadParameter."""
+    probed = node_info(name, probe())
     nodes = [_node(text, probed) for text in texts] or [probed]
     if twice := {node.id for node in nodes if sum(other.id == node.id for other in nodes) > 1}:
         raise typer.BadParameter(f"there are two nodes {', '.join(twice)}; give each a name of its own", param_hint="--node")

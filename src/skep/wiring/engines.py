@@ -1,4 +1,4 @@
-"""Where a server's engine is: in its own memory, or in a Redis that several servers share. Opening is DESIGN §4."""
+"""Where a server's engine is, and how it is opened (DESIGN §4). Here: in its own memory. `skep.wiring.shared`: in a Redis."""
 
 from __future__ import annotations
 

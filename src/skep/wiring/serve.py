@@ -21,26 +21,49 @@ from typing import Final
 import psutil
 import uvloop
 
+from skep.errors import RefusedError
 from skep.model.node import NodeInfo
 from skep.node.detached import listed
 from skep.process import tune
+from skep.record.sql import SqlRecord
+from skep.wiring.data import RECORD_FILE
+from skep.wiring.engines import EngineSource
 from skep.wiring.server import Server
 
+SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 STOP_S: Final = 10.0
 """How long nodes may take to end once they are told to."""
 
 
-def serve(home: Path, *, nodes: Sequence[NodeInfo], keep_ms: int, quiet: bool) -> int:
-    """Answers the exit code. Raises DataInUseError, RecordError."""
+def serve(home: Path, *, nodes: Sequence[NodeInfo], keep_ms: int, quiet: bool, engine: str = "", record: str = "") -> int:
+    """Answers the exit code. `engine`, `record`: URLs; empty: here. Raises RefusedError, RecordError, what an engine raises."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("skep")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    server = Server(home, nodes, keep_ms=keep_ms)
+    server = Server(home, nodes, keep_ms=keep_ms, source=source_of(engine), record=record_of(record, home))
     tune()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Up(server, quiet).run())
+
+
+def source_of(url: str) -> EngineSource | None:
+    """Of the engine at this URL; None for none. Raises RefusedError."""
+    if not url:
+        return None
+    if url.partition(":")[0] not in SCHEMES:
+        raise RefusedError(f"engine: expected a URL that begins with one of {', '.join(f'{one}:' for one in SCHEMES)}")
+    from skep.wiring.shared import RedisSource  # noqa: PLC0415  nothing of Redis is loaded where there is none
+
+    return RedisSource(url)
+
+
+def record_of(url: str, home: Path) -> SqlRecord:
+    """The record at this URL, else the one of the data directory. Raises RefusedError."""
+    if url:
+        raise RefusedError("record: PostgreSQL is not wired yet")
+    return SqlRecord(home / RECORD_FILE)
 
 
 class _Up:

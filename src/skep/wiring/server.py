@@ -79,7 +79,7 @@ class Server:
         return self._era.hub
 
     async def open(self) -> None:
-        """Owns the data directory, opens the engine, and answers. Raises DataInUseError, RecordError, EngineUnavailableError."""
+        """Owns the data directory, opens the engine, and answers. Raises RecordError, and what its engine raises."""
         make_private(self.home)
         self._lock = own(self.home)
         try:
