@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from skep.model.event import Event
 from skep.record.protocol import EngineRow, NewRun, Record
 from skep.record.sql import SqlRecord
+from skep.testing.servers import PostgresServer
 
 EPOCH = 1_750_000_000
 NOW = 1_750_000_000_000
@@ -64,12 +67,37 @@ def new_run() -> Callable[..., NewRun]:
     return make
 
 
-@pytest.fixture(params=["file", "memory", "inline"])
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One for all tests of a process; nothing of it must outlive a crash, so that it is quick."""
+    with PostgresServer(fsync="off", full_page_writes="off") as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer) -> str:
+    """The URL of a record that nobody has used."""
+    return fresh(postgres_server)
+
+
+def fresh(server: PostgresServer) -> str:
+    """A schema of its own in the server's one database."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{server.url}?options=-csearch_path%3D{name}"
+
+
+_numbers = count(1)
+
+
+@pytest.fixture(params=["file", "memory", "inline", "postgres"])
 async def record(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlRecord]:
     made = {
         "file": lambda: SqlRecord(tmp_path / "skep.db"),
         "memory": lambda: SqlRecord(),
         "inline": lambda: SqlRecord(inline=True),
+        "postgres": lambda: SqlRecord(request.getfixturevalue("postgres")),
     }[request.param]()
     await made.open()
     yield made

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from skep.errors import ConflictError, NotFoundError, RecordError, RefusedError, SupersededError
 from skep.model.node import LogChunk
 from skep.model.run import Token
+from skep.record import chunks
 from skep.record.protocol import Fence, StateValue
 from skep.record.sql import SqlRecord
 
@@ -99,7 +101,6 @@ async def test_artifacts_are_stored_by_content(record: SqlRecord) -> None:
     assert first.startswith("sha256:")
     assert await record.get_artifact(first) == b"same"
     assert await record.get_artifact(await record.put_artifact("r1", b"", NOW)) == b""
-    assert not list((record.files.folder / "new").iterdir())
     for unknown in ("sha256:" + "0" * 64, "../../etc/passwd", "sha256:..", ""):
         with pytest.raises(NotFoundError):
             await record.get_artifact(unknown)
@@ -107,9 +108,33 @@ async def test_artifacts_are_stored_by_content(record: SqlRecord) -> None:
 
 async def test_a_damaged_artifact_is_not_handed_out(record: SqlRecord) -> None:
     artifact = await record.put_artifact("r1", b"good", NOW)
-    record.files.path(artifact).write_bytes(b"evil")
+    if record._dialect.far:
+        await record._write(lambda tx: tx.run("UPDATE artifact_chunks SET data = ?", b"evil"))
+    else:
+        assert not list((record.files.folder / "new").iterdir())
+        record.files.path(artifact).write_bytes(b"evil")
     with pytest.raises(RecordError, match="damaged"):
         await record.get_artifact(artifact)
+
+
+async def test_a_large_artifact_is_stored_whole_or_not_at_all(record: SqlRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 1_000)
+    data = os.urandom(7_500)
+    artifact = await record.put_artifact("r1", data, NOW)
+    assert await record.get_artifact(artifact) == data
+    if record._dialect.far:
+        await record._write(lambda tx: tx.run("DELETE FROM artifact_chunks WHERE n > 5"))
+        with pytest.raises(NotFoundError):
+            await record.get_artifact(artifact)
+        assert await record.put_artifact("r2", data, NOW) == artifact, "what is missing comes again"
+        assert await record.get_artifact(artifact) == data
+    await record.prune(ended_before_ms=0, now_ms=NOW + 10**9, limit=1)
+    assert await record.get_artifact(artifact) == data, "runs refer to it"
+    await record._write(lambda tx: tx.run("DELETE FROM artifact_runs"))
+    await record.prune(ended_before_ms=0, now_ms=NOW + 10**9, limit=1)
+    with pytest.raises(NotFoundError):
+        await record.get_artifact(artifact)
+    assert await record._write(lambda tx: tx.all("SELECT id FROM artifact_chunks")) == []
 
 
 async def test_artifacts_of_memory_go_with_it() -> None:
@@ -122,7 +147,9 @@ async def test_artifacts_of_memory_go_with_it() -> None:
     assert not os.path.exists(folder)  # noqa: ASYNC240
 
 
-async def test_what_a_dead_process_left_half_written_is_swept(record: SqlRecord) -> None:
+async def test_what_a_dead_process_left_half_written_is_swept(tmp_path: Path) -> None:
+    record = SqlRecord(tmp_path / "skep.db")
+    await record.open()
     await record.put_artifact("r1", b"x", NOW)
     old, new = (record.files.folder / "new" / name for name in ("old", "new"))
     for file, age_s in ((old, 200_000), (new, 10)):
@@ -130,6 +157,7 @@ async def test_what_a_dead_process_left_half_written_is_swept(record: SqlRecord)
         os.utime(file, (NOW // 1_000 - age_s,) * 2)
     await record.prune(ended_before_ms=0, now_ms=NOW, limit=1)
     assert os.listdir(record.files.folder / "new") == ["new"]
+    await record.close()
 
 
 async def test_logs_of_a_run_are_read_on_from_a_position(record: SqlRecord) -> None:

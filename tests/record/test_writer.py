@@ -14,7 +14,7 @@ import pytest
 from skep.errors import NotFoundError, RecordError
 from skep.model.event import Event
 from skep.record import kept, migrations
-from skep.record.dialect import Transaction
+from skep.record.dialect import Transaction, Trouble
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
 from skep.record.sqlite import Sqlite
@@ -26,6 +26,15 @@ NOW = 1_750_000_000_000
 @pytest.fixture
 async def file(tmp_path: Path) -> AsyncIterator[SqlRecord]:
     record = SqlRecord(tmp_path / "skep.db")
+    await record.open()
+    yield record
+    await record.close()
+
+
+@pytest.fixture(params=["file", "postgres"])
+async def kept_record(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SqlRecord]:
+    """One with a writer thread, on either database."""
+    record = SqlRecord(tmp_path / "skep.db" if request.param == "file" else request.getfixturevalue("postgres"))
     await record.open()
     yield record
     await record.close()
@@ -48,10 +57,12 @@ def put(record: SqlRecord, n: int) -> Any:
     return record.put_state("n", f"k{n}", b"1", now_ms=NOW, ttl_ms=0)
 
 
-async def test_calls_that_wait_share_one_commit_and_one_wake_up(file: SqlRecord, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(file)
-    before = file.writer.commits
-    tasks = [asyncio.ensure_future(put(file, n)) for n in range(300)]
+async def test_calls_that_wait_share_one_commit_and_one_wake_up(
+    kept_record: SqlRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(kept_record)
+    before = kept_record.writer.commits
+    tasks = [asyncio.ensure_future(put(kept_record, n)) for n in range(300)]
     await asyncio.sleep(0)  # each has put its call into the queue
     loop, wakes = asyncio.get_running_loop(), 0
     original = loop.call_soon_threadsafe
@@ -64,21 +75,54 @@ async def test_calls_that_wait_share_one_commit_and_one_wake_up(file: SqlRecord,
     monkeypatch.setattr(loop, "call_soon_threadsafe", count)
     held.go.set()
     assert await asyncio.gather(*tasks) == [1] * 300
-    assert file.writer.commits - before == 2, "the held call's own, and one for all"
+    assert kept_record.writer.commits - before == 2, "the held call's own, and one for all"
     assert wakes == 1
 
 
-async def test_one_failing_call_never_fails_its_neighbours(file: SqlRecord) -> None:
+async def test_a_statement_that_fails_is_its_own_calls_alone(kept_record: SqlRecord) -> None:
+    """Also where it spoils the transaction, and comes to be known only when something else is asked."""
+
+    def broken(tx: Transaction) -> None:
+        tx.tell("INSERT INTO flags (name, value) VALUES (?, ?)", "a", b"no text")
+
+    def half(tx: Transaction) -> int:
+        tx.tell("INSERT INTO flags (name, value) VALUES (?, ?)", "before", "1")
+        try:
+            with tx.savepoint():
+                tx.tell("INSERT INTO flags (name, value) VALUES (?, ?)", "inside", "1")
+                tx.tell("INSERT INTO flags (name, value) VALUES (?, ?)", "before", "again")
+                tx.one("SELECT 1")
+        except Exception as error:
+            if tx.dialect.trouble(error) is not Trouble.DATA:
+                raise
+        return tx.run("INSERT INTO flags (name, value) VALUES (?, ?)", "after", "1")
+
+    for _ in range(2):
+        held = Held(kept_record)
+        tasks = [asyncio.ensure_future(put(kept_record, 1))]
+        await asyncio.sleep(0)
+        futures = [kept_record.call(broken), kept_record.call(half)]
+        tasks.append(asyncio.ensure_future(put(kept_record, 2)))
+        await asyncio.sleep(0)
+        held.go.set()
+        await asyncio.gather(*tasks)
+        assert isinstance(futures[0].exception(5), RecordError)
+        assert futures[1].result(5) == 1
+        assert await kept_record.flags() == {"before": "1", "after": "1"}
+        await kept_record._write(lambda tx: tx.tell("DELETE FROM flags"))
+
+
+async def test_one_failing_call_never_fails_its_neighbours(kept_record: SqlRecord) -> None:
     def half(tx: Transaction) -> None:
         with tx.savepoint():
             kept.put_state(tx, "n", "half", b"1", now_ms=NOW, ttl_ms=0)
             raise ValueError("half-way")
 
-    held = Held(file)
-    tasks = [asyncio.ensure_future(put(file, 1)), asyncio.ensure_future(file.command("none", "cancel", b"", NOW))]
+    held = Held(kept_record)
+    tasks = [asyncio.ensure_future(put(kept_record, 1)), asyncio.ensure_future(kept_record.command("none", "cancel", b"", NOW))]
     await asyncio.sleep(0)
-    failing = file.call(half)
-    tasks.append(asyncio.ensure_future(put(file, 2)))
+    failing = kept_record.call(half)
+    tasks.append(asyncio.ensure_future(put(kept_record, 2)))
     await asyncio.sleep(0)
     held.go.set()
     one, missing, two = await asyncio.gather(*tasks, return_exceptions=True)
@@ -87,7 +131,7 @@ async def test_one_failing_call_never_fails_its_neighbours(file: SqlRecord) -> N
     error = failing.exception(5)
     assert isinstance(error, RecordError)
     assert isinstance(error.__cause__, ValueError)
-    assert await file.get_state("n", "half", NOW) is None
+    assert await kept_record.get_state("n", "half", NOW) is None
 
 
 async def test_the_blocking_door(record: SqlRecord) -> None:
@@ -98,15 +142,15 @@ async def test_the_blocking_door(record: SqlRecord) -> None:
     assert await record.get_state("n", "k", NOW) is not None
 
 
-async def test_a_cancelled_caller_harms_nobody(file: SqlRecord) -> None:
-    held = Held(file)
-    given_up, kept_on = asyncio.ensure_future(put(file, 1)), asyncio.ensure_future(put(file, 2))
+async def test_a_cancelled_caller_harms_nobody(kept_record: SqlRecord) -> None:
+    held = Held(kept_record)
+    given_up, kept_on = asyncio.ensure_future(put(kept_record, 1)), asyncio.ensure_future(put(kept_record, 2))
     await asyncio.sleep(0)
     given_up.cancel()
     held.go.set()
     assert await kept_on == 1
     assert given_up.cancelled() or await asyncio.wait([given_up])
-    assert await file.get_state("n", "k1", NOW) is not None, "what was asked for is done all the same"
+    assert await kept_record.get_state("n", "k1", NOW) is not None, "what was asked for is done all the same"
 
 
 async def test_close_finishes_what_is_queued(tmp_path: Path) -> None:

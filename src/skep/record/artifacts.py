@@ -1,4 +1,4 @@
-"""Artifacts: files by content, with rows that tell which runs refer to them.
+"""Artifacts: files by content, with rows that tell which runs refer to them. (`chunks`: where they are no files.)
 
 The row is committed before the file is written. So a file always has a row, `prune` unlinks a file only under the write lock
 after deleting its row, and a writer that comes later finds the file gone and writes it anew.

@@ -7,6 +7,7 @@ so reads take the writer's way too; inline, everything runs on the thread that c
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,7 +67,8 @@ class Doors:
         path = self._path = self._dialect.path if isinstance(self._dialect, Sqlite) else None
         self._folder = folder or (path.parent / "artifacts" if path else None)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self.files = artifacts.Files(self._folder or Path())
+        self.files = artifacts.Files(self._folder or Path(os.devnull))
+        """Where artifacts are, unless they are rows."""
         self._inline = inline
         self.writer = Writer(self._dialect, inline=inline)
         """Its `calls`, `commits` and `commit_ms` are counted since the start."""

@@ -64,15 +64,15 @@ class Connection(psycopg.Connection[Row]):
 def _limited(gen: PQGen[T], limit_s: float) -> PQGen[T]:
     """The same steps, given up with an error when they take too long."""
     end = time.monotonic() + limit_s
-    wanted = next(gen)
-    while True:
-        ready = yield wanted
-        if not ready and time.monotonic() >= end:
-            raise SilentError(f"no answer for {limit_s:.0f} s")
-        try:
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() >= end:
+                raise SilentError(f"no answer for {limit_s:.0f} s")
             wanted = gen.send(ready)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
 
 
 class SilentError(psycopg.OperationalError):

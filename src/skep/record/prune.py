@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from skep.record import chunks
 from skep.record.artifacts import Files
 from skep.record.definitions import forget_unused
 from skep.record.dialect import Transaction
@@ -86,16 +87,20 @@ def age(tx: Transaction, *, ended_before_ms: int, now_ms: int) -> bool:
     return gone >= ROWS
 
 
-def orphans(tx: Transaction, files: Files, now_ms: int) -> bool:
-    """One step of artifacts that no run has referred to for a day. False: no more."""
+def orphans(tx: Transaction, files: Files | None, now_ms: int) -> bool:
+    """One step of artifacts that no run has referred to for a day; without `files` they are rows. False: no more."""
+    tx.lock("prune")
     with tx.savepoint():
         sql = (
             "DELETE FROM artifacts WHERE id IN (SELECT id FROM artifacts WHERE touched_ms <= ? AND NOT EXISTS"
             " (SELECT 1 FROM artifact_runs WHERE artifact = artifacts.id) LIMIT ?) RETURNING id"
         )
         gone = tx.all(sql, now_ms - ORPHAN_MS, ROWS)
-        for (artifact,) in gone:
-            files.remove(artifact)
-    if len(gone) < ROWS:
+        if files is None:
+            chunks.remove(tx, [artifact for (artifact,) in gone])
+        else:
+            for (artifact,) in gone:
+                files.remove(artifact)
+    if files is not None and len(gone) < ROWS:
         files.sweep(now_ms - ORPHAN_MS)
     return len(gone) >= ROWS

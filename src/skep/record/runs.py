@@ -75,20 +75,17 @@ def abandon(tx: Transaction, name: str, now_ms: int) -> int:
 
 def accept(tx: Transaction, runs: Sequence[NewRun]) -> list[Accepted | Exception]:
     tx.lock("definitions", shared=True)
-    going = {run for (run,) in tx.all("SELECT run_id FROM pruned")}
-    refused = {place: refusal for place, run in enumerate(runs) if (refusal := _refusal(run, going))}
+    refused = {place: refusal for place, run in enumerate(runs) if (refusal := _refusal(run))}
     answers = iter(_accept_some(tx, [run for place, run in enumerate(runs) if place not in refused]))
     return [refused.get(place) or next(answers) for place in range(len(runs))]
 
 
-def _refusal(run: NewRun, going: set[str]) -> RefusedError | None:
-    """What is wrong with it before anything is asked. `going`: runs that were deleted and leave things behind."""
+def _refusal(run: NewRun) -> RefusedError | None:
+    """What is wrong with it before anything is asked."""
     parent, _ = run.parent or ("", -1)
     texts = (run.id, run.namespace, run.workflow, run.schedule, run.base, parent, *run.labels, *run.labels.values())
     if any("\0" in text for text in texts) or "\0" in (run.idempotency_key or ""):
         return RefusedError(f"run {run.id!r}: a name, label or key of it holds a NUL character")
-    if run.id in going:
-        return RefusedError(f"run {run.id} was deleted a moment ago; use a new id")
     return None
 
 
@@ -113,20 +110,23 @@ def body_digest(run: NewRun) -> str:
     return hashlib.sha256(msgspec.json.encode(body)).hexdigest()
 
 
+_COLUMNS: Final = (
+    "id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, idempotency_key, body_digest, accepted_ms,"
+    " due_ms, parent_run, parent_task, depth, schedule, base"
+)
 _RUNS: Final = Bulk(
-    "INSERT INTO runs (id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, idempotency_key,"
-    " body_digest, accepted_ms, due_ms, parent_run, parent_task, depth, schedule, base)",
+    f"WITH news ({_COLUMNS}) AS (",
     "text text text text bytes text int bytes int text text int int text int int text text",
-    "ON CONFLICT DO NOTHING RETURNING id, idempotency_key, seq",
+    f") INSERT INTO runs ({_COLUMNS}) SELECT {_COLUMNS} FROM news"
+    " WHERE NOT EXISTS (SELECT 1 FROM pruned WHERE run_id = news.id) ON CONFLICT DO NOTHING RETURNING id, idempotency_key, seq",
 )
 _DEFINITIONS: Final = Bulk("INSERT INTO definitions (digest, body)", "text bytes", "ON CONFLICT (digest) DO NOTHING")
 
 
 def _accept(tx: Transaction, runs: Sequence[NewRun]) -> list[Accepted | Exception]:
     bodies = [body_digest(run) for run in runs]
-    stored = {
-        (id, key): seq for id, key, seq in tx.back(_RUNS, [_row(run, body) for run, body in zip(runs, bodies, strict=True)])
-    }
+    rows = [_row(run, body) for run, body in zip(runs, bodies, strict=True)]
+    stored = {(id, key): seq for id, key, seq in tx.back(_RUNS, rows)}
     new: dict[int, NewRun] = {}
     answers: list[Accepted | Exception] = []
     for run, body in zip(runs, bodies, strict=True):
@@ -159,6 +159,8 @@ def _known(tx: Transaction, run: NewRun, body: str) -> Accepted | Exception:
             if known[1] != body:
                 return RefusedError(f"idempotency key {key!r} belongs to run {known[0]} with another body; use a new key")
             return Accepted(str(known[0]), False)
+    if tx.one("SELECT 1 FROM pruned WHERE run_id = ?", run.id):
+        return RefusedError(f"run {run.id} was deleted a moment ago; use a new id")
     if tx.one("SELECT digest FROM runs WHERE id = ?", run.id) != (run.digest,):
         return RefusedError(f"run {run.id} is known with another definition; use a new id")
     return Accepted(run.id, False)

@@ -13,6 +13,7 @@ from skep.model.run import AttemptView, Token
 from skep.record import (
     artifacts,
     backup,
+    chunks,
     definitions,
     kept,
     keys,
@@ -282,10 +283,17 @@ class SqlRecord(Doors):
     async def put_artifact(self, run: str, data: bytes, now_ms: int) -> str:
         artifact = await self._aside(artifacts.artifact_id, data)
         await self._write(artifacts.link, artifact, run, len(data), now_ms)
-        await self._aside(self.files.write, artifact, data)
+        if not self._dialect.far:
+            await self._aside(self.files.write, artifact, data)
+            return artifact
+        wanted = await self._read(chunks.missing, artifact, len(data))
+        for start in range(0, len(wanted), chunks.AT_ONCE):
+            await self._write(chunks.put, artifact, data, wanted[start : start + chunks.AT_ONCE])
         return artifact
 
     async def get_artifact(self, artifact: str) -> bytes:
+        if self._dialect.far:
+            return await self._read(chunks.get, artifact)
         return await self._aside(self.files.read, artifact)
 
     async def prune(self, *, ended_before_ms: int, now_ms: int, limit: int) -> int:
@@ -299,7 +307,7 @@ class SqlRecord(Doors):
                 break
         while await self._write(prune.age, ended_before_ms=ended_before_ms, now_ms=now_ms):
             pass
-        while not self._backups and await self._write(prune.orphans, self.files, now_ms):
+        while not self._backups and await self._write(prune.orphans, None if self._dialect.far else self.files, now_ms):
             pass
         return gone
 
