@@ -73,6 +73,14 @@ class StaleEpochError(SkepError):
     """The engine was opened anew since the caller looked; read the epoch again."""
 
 
+class EngineUnavailableError(SkepError):
+    """The engine's store does not answer just now. Whether a verb was done is not known: say it again."""
+
+
+class EngineGoneError(SkepError):
+    """The store is another process than the one the engine was opened on, or has lost it: the engine must be opened anew."""
+
+
 class ConflictError(SkepError):
     """A compare-and-set found another version than the one named."""
 
