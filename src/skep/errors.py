@@ -77,7 +77,7 @@ class EngineUnavailableError(SkepError):
     """The engine's store does not answer just now. Whether a verb was done is not known: say it again."""
 
 
-class EngineGoneError(SkepError):
+class EngineGoneError(StaleEpochError):
     """The store is another process than the one the engine was opened on, or has lost it: the engine must be opened anew."""
 
 
