@@ -244,8 +244,8 @@ def test_equal_tasks_share_one_plan_and_different_ones_do_not() -> None:
     ("task", "wanted", "takes"),
     [
         (RUN, Requirement("run", (), 1_000), (("slots", 1), ("cpu", 1_000))),
-        ({"python": "m:f"}, Requirement("python"), (("slots", 1),)),
-        ({"python": "m:f", "isolation": "process"}, Requirement("python", (), 1_000), (("slots", 1), ("cpu", 1_000))),
+        ({"python": "m:f"}, Requirement("python", app="m"), (("slots", 1),)),
+        ({"python": "m:f", "isolation": "process"}, Requirement("python", (), 1_000, app="m"), (("slots", 1), ("cpu", 1_000))),
         (RUN | {"resources": {"cpu": 0, "memory": 5, "vram": 6}}, Requirement("run", (), 0, 5, 6), None),
         (RUN | {"requires": ["ssd", "gpu"]}, Requirement("run", ("gpu", "ssd"), 1_000), None),
     ],

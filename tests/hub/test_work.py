@@ -210,14 +210,15 @@ async def test_what_a_node_presents_is_handed_on_with_the_keys_of_its_locks(stag
 async def test_a_node_is_known_by_its_incarnation_until_it_leaves(stage: Stage) -> None:
     work = stage.hub.work
     await work.register(NodeInfo("n", 2), beats=True)
-    assert await work.knows("n", 2)
-    assert not await work.knows("n", 1)
-    assert not await work.knows("m", 2)
+    live = await work.live("n")
+    assert live is not None
+    assert live.info.incarnation == 2
+    assert await work.live("m") is None
     assert await work.beat("n", 2, [], 0) == OK
     assert await work.drain("n") == OK
     assert await work.lose("n", 2)
     assert not await work.lose("n", 2)
-    assert not await work.knows("n", 2)
+    assert await work.live("n") is None
     assert await work.beat("n", 2, [], 0) == NOT_FOUND
     await stage.go()
     assert counted(stage.told)["lost"] == 1

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, unix_connect
 from skep.clock import SystemClock
 from skep.engine.protocol import OK, Answer, Beat, InboxEntry
 from skep.errors import NotFoundError
-from skep.model.node import Call, Grant, Held, LogChunk, NodeInfo, Outcome, Progress
+from skep.model.node import Call, Grant, Held, LiveNode, LogChunk, NodeInfo, Outcome, Progress
 from skep.model.run import Claim, Token
 from skep.node.attempt import Attempt, Host
 from skep.node.dial import LINK_PATH, dial_unix
@@ -33,6 +33,9 @@ class FakeWork:
         self.mark = 0
         self.events = 0
         self.registered: dict[str, int] = {}
+        self.identities: dict[str, str] = {}
+        self.elsewhere: dict[tuple[str, int], str] = {}
+        """Tasks that run on some node."""
         self.inbox: list[InboxEntry] = []
         self.outcomes: list[Outcome] = []
         self.complete = 0
@@ -77,13 +80,20 @@ class FakeWork:
 
     # what the link does
 
-    async def knows(self, node: str, incarnation: int) -> bool:
-        return self.registered.get(node) == incarnation
+    async def live(self, node: str) -> LiveNode | None:
+        incarnation = self.registered.get(node)
+        if incarnation is None:
+            return None
+        return LiveNode(NodeInfo(node, incarnation, identity=self.identities.get(node, "")), {}, 0, False)
+
+    async def holders(self, tasks: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        return {task: self.elsewhere[task] for task in tasks if task in self.elsewhere}
 
     async def register(self, info: NodeInfo, *, beats: bool, coming: bool = False) -> Answer:
         if self.registered.get(info.id, 0) > info.incarnation:
             return "refused"
         self.registered[info.id] = info.incarnation
+        self.identities[info.id] = info.identity
         if coming:
             self.expected.append(info.id)
         self._note()

@@ -326,11 +326,11 @@ def test_schedules_fire(client: Client, tmp_path: Path) -> None:
 # -- insight
 
 
-def test_status_and_health(client: Client, raw: Any) -> None:
+def test_status_and_health(client: Client, up: Up, raw: Any) -> None:
     assert raw("GET", "/health") == (200, {"status": "ok", "trouble": None})
     _until(client.nodes.list)
     status = client.insight.status()
-    assert (status.state, status.data) == ("ready", str(client.home))
+    assert (status.state, status.data, status.url) == ("ready", str(up.home), None)
     assert client.queue.stats().slots == 8
     (node,) = client.nodes.list()
     assert node.beat_ms is not None

@@ -40,6 +40,7 @@ def _lines(found: ServerStatus) -> Iterator[Line]:
         yield [("  trouble   ", "dim"), (found.trouble, "red")]
     rows = (
         ("data", found.data),
+        *([("listens", found.url)] if found.url else []),
         ("process", f"{found.pid}, since {both(found.started_ms, now_ms)}"),
         ("nodes", f"{found.nodes:,}"),
         ("runs", ", ".join(f"{count:,} {state}" for state, count in found.runs.items()) or "none"),

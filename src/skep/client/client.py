@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from skep.client.nouns import Definitions, Events, Insight, Nodes, Queue, Schedules, Tasks
+from skep.client.nouns import Definitions, Events, Insight, Keys, Nodes, Queue, Schedules, Tasks
 from skep.client.reach import Reach, find_reach
 from skep.client.runs import Runs
 from skep.client.wire import Wire
@@ -47,6 +47,7 @@ class Client(Wire):
         self.definitions = Definitions(self)
         self.schedules = Schedules(self)
         self.events = Events(self)
+        self.keys = Keys(self)
         self.insight = Insight(self)
 
     def again(self) -> Client:

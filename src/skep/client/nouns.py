@@ -13,7 +13,7 @@ from skep.ids import new_id
 from skep.model.run import TaskView
 from skep.model.schedule import ScheduleView
 from skep.model.spec import WorkflowSpec
-from skep.model.views import DefinitionView, NodeView, QueueStats, RunSummary, ServerStatus
+from skep.model.views import DefinitionView, KeyView, NewKey, NodeView, QueueStats, RunSummary, ServerStatus
 from skep.model.wait import WaitView
 
 
@@ -142,6 +142,23 @@ class Events:
             "namespace": namespace,
         }
         return self._wire.ask(str, "POST", f"{API}/events", body=body)
+
+
+class Keys:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def create(self, role: str, note: str = "") -> NewKey:
+        """Makes a key for another machine; `role`: admin or node. It is told this once."""
+        return self._wire.ask(NewKey, "POST", f"{API}/keys", body={"role": role, "note": note})
+
+    def list(self) -> list[KeyView]:
+        """All of them, also those that were revoked, the oldest first."""
+        return self._wire.ask(list[KeyView], "GET", f"{API}/keys")
+
+    def revoke(self, id: str) -> KeyView:
+        """From now on it opens nothing, and what it has opened is closed."""
+        return self._wire.ask(KeyView, "POST", f"{API}/keys/{quote(id, safe='')}/revoke", body={})
 
 
 class Insight:

@@ -56,7 +56,7 @@ class TaskPlan:
     )
 
     def __init__(self, spec: TaskSpec, handles: tuple[str, ...] = ()) -> None:
-        self.wanted, self.takes = _requirement(spec.executor, spec.requires, spec.resources, spec.isolation)
+        self.wanted, self.takes = _requirement(spec.executor, spec.requires, spec.resources, spec.isolation, app_of(spec))
         """What a node must have for an attempt, and what the attempt takes of it."""
         self.parks = spec.executor in PARKED
         """It waits for somebody else: it needs no node, and its decision is `Park` in place of `Start`."""
@@ -222,15 +222,20 @@ def _form(value: Any) -> dict[str, Any]:
         raise ExpressionError(f"what {place} comes to is no part of a form", place) from None
 
 
+def app_of(spec: TaskSpec) -> str:
+    """The module or file of a Python function; empty for other tasks."""
+    return spec.call.rpartition(":")[0] if spec.executor == "python" and isinstance(spec.call, str) else ""
+
+
 @lru_cache(maxsize=4_096)
 def _requirement(
-    executor: str, requires: tuple[str, ...], resources: Resources | None, isolation: str
+    executor: str, requires: tuple[str, ...], resources: Resources | None, isolation: str, app: str
 ) -> tuple[Requirement, tuple[tuple[str, int], ...]]:
     cpu = resources.cpu_milli if resources else None
     if cpu is None:
         cpu = DEFAULT_CPU_MILLI.get(executor, 1_000 if isolation == "process" else 0)
     memory, vram = (resources.memory, resources.vram) if resources else (0, 0)
-    wanted = Requirement(executor, tuple(sorted(requires)), cpu, memory, vram)
+    wanted = Requirement(executor, tuple(sorted(requires)), cpu, memory, vram, app)
     return wanted, () if wanted.parks else wanted.takes()
 
 

@@ -9,6 +9,7 @@ from skep.hub.definitions import Definitions
 from skep.hub.events import Events
 from skep.hub.feed import Feed
 from skep.hub.insight import Insight
+from skep.hub.keys import Keys
 from skep.hub.nodes import Nodes
 from skep.hub.queue import Queue
 from skep.hub.runs import Runs
@@ -28,6 +29,7 @@ class Hub:
     definitions: Definitions
     schedules: Schedules
     events: Events
+    keys: Keys
     insight: Insight
     work: Work
     """The door for nodes."""

@@ -28,6 +28,8 @@ class Insight:
         self._started_ms = clock.now_ms()
         self.state = "opening"
         """`opening`, `rejoin`, `ready`, `draining`, `failing`."""
+        self.url = ""
+        """Where the network finds this server; empty: nowhere."""
         self.trouble: Callable[[], str | None] = lambda: None
 
     def health(self) -> tuple[str, str | None]:
@@ -46,6 +48,7 @@ class Insight:
             state=state,
             pid=os.getpid(),
             data=str(self._home or ""),
+            url=self.url or None,
             engine=self._engine_id,
             epoch=self._engine.epoch,
             started_ms=self._started_ms,

@@ -23,9 +23,10 @@ from skep.engine.protocol import (
     Snooze,
 )
 from skep.flow.retry import retry_in_ms
-from skep.model.node import Held, LogChunk, NodeInfo, Outcome, Progress
+from skep.model.node import Held, LiveNode, LogChunk, NodeInfo, Outcome, Progress
 from skep.model.run import EXCLUSIVE, Token, lock_key
 from skep.model.spec import DEFAULT_NAMESPACE, RetryPolicy
+from skep.model.state import TaskState
 from skep.record.protocol import Fence, Record
 from skep.upkeep.catalog import Catalog, RunContext
 
@@ -96,10 +97,22 @@ class Work:
             await self._engine.drain([info.id], True)
         return answer
 
-    async def knows(self, node: str, incarnation: int) -> bool:
-        """Whether this incarnation is registered: it then has its leases and its inbox as before."""
+    async def live(self, node: str) -> LiveNode | None:
+        """The node of that name that is registered now: its incarnation has its leases and its inbox as before."""
         nodes = await self._engine.nodes()
-        return any(live.info.id == node and live.info.incarnation == incarnation for live in nodes)
+        return next((live for live in nodes if live.info.id == node), None)
+
+    async def holders(self, tasks: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
+        """Of these tasks those that run now, and on which node."""
+        wanted: dict[str, list[int]] = {}
+        for run, task in tasks:
+            wanted.setdefault(run, []).append(task)
+        found: dict[tuple[str, int], str] = {}
+        for run, which in wanted.items():
+            for live in await self._engine.tasks(run, which):
+                if live.state == TaskState.RUNNING:
+                    found[run, live.task] = live.node
+        return found
 
     async def present(
         self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False

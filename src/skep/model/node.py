@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from skep.model.run import Claim, Token
 from skep.model.spec import PARKED
+
+APP: Final = "app:"
+"""Before the module's name in the capability of a node that runs its functions."""
 
 
 class GpuInfo(msgspec.Struct, frozen=True):
@@ -40,6 +43,11 @@ class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of Skep, as the node has it."""
     pid: int = 0
     """Of its supervisor."""
+    identity: str = ""
+    """Made at its first start and kept in its state directory: two nodes with one name differ in it."""
+    any_app: bool = True
+    """Whether it runs Python functions of every module, as nodes on the server's machine do; else only of those that its
+    capabilities `app:MODULE` name."""
 
 
 class LiveNode(NamedTuple):
@@ -66,6 +74,8 @@ class Requirement(msgspec.Struct, frozen=True, omit_defaults=True, array_like=Tr
     cpu_milli: int = 0
     memory: int = 0
     vram: int = 0
+    app: str = ""
+    """The module, or the file, of its Python function."""
 
     @property
     def parks(self) -> bool:

@@ -177,3 +177,23 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     rejected_events: int
     trouble: str | None = None
     """What fails now."""
+    url: str | None = None
+    """Where the network finds it; None: only its socket does."""
+
+
+class KeyView(msgspec.Struct, kw_only=True):
+    """A key with which somebody comes in from another machine; not the key itself."""
+
+    id: str
+    role: str
+    """`admin` or `node`."""
+    note: str
+    created_ms: int
+    revoked_ms: int | None = None
+
+
+class NewKey(KeyView, kw_only=True):
+    """A key that was just made."""
+
+    key: str
+    """Shown this once: what is kept does not tell it."""

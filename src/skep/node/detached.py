@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import secrets
 import subprocess
 import sys
 import time
@@ -37,6 +38,8 @@ class Listed(msgspec.Struct, frozen=True):
     incarnation: int
     pid: int
     started_ms: int
+    identity: str = ""
+    """See `NodeInfo`."""
 
 
 def folder(home: Path) -> Path:
@@ -109,13 +112,14 @@ def take_name(home: Path, name: str) -> tuple[IO[bytes], Listed]:
     while not _lock(file, fcntl.LOCK_EX):
         if time.monotonic() > until:
             file.close()
-            raise RefusedError(f"a node '{name}' runs on {home} already")
+            raise RefusedError(f"a node '{name}' runs on {home} already; give this one another name, or stop that one")
         time.sleep(0.02)
     try:
-        last = msgspec.json.decode(file.read(), type=Listed).incarnation
+        last = msgspec.json.decode(file.read(), type=Listed)
     except msgspec.MsgspecError:
-        last = 0
-    me = Listed(name, max(last + 1, int(time.time())), os.getpid(), time.time_ns() // 1_000_000)
+        last = Listed(name, 0, 0, 0)
+    identity = last.identity or secrets.token_hex(16)
+    me = Listed(name, max(last.incarnation + 1, int(time.time())), os.getpid(), time.time_ns() // 1_000_000, identity)
     os.pwrite(file.fileno(), msgspec.json.encode(me).ljust(SIZE), 0)
     os.fsync(file.fileno())
     return file, me

@@ -216,7 +216,9 @@ def whole(frames: Sequence[Frame]) -> bytes:
 class Reader:
     """Makes frames of messages."""
 
-    def __init__(self, decoder: msgspec.msgpack.Decoder[list[F]]) -> None:
+    def __init__(self, decoder: msgspec.msgpack.Decoder[list[F]], most: int = MOST) -> None:
+        self.most = most
+        """Bytes of frames that belong together."""
         self._decode = decoder.decode
         self._parts = bytearray()
 
@@ -229,8 +231,8 @@ class Reader:
 
     def _gather(self, part: Part) -> list[Any]:
         self._parts += part.data
-        if len(self._parts) > MOST:
-            raise FrameError(f"frames of more than {MOST // 2**20} MiB")
+        if len(self._parts) > self.most:
+            raise FrameError(f"frames of more than {self.most // 2**20} MiB")
         if not part.last:
             return []
         whole, self._parts = self._parts, bytearray()

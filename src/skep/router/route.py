@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 
-from skep.model.node import LiveNode, NodeInfo, Requirement
+from skep.model.node import APP, LiveNode, NodeInfo, Requirement
 
 
 def eligible(wanted: Requirement, info: NodeInfo) -> bool:
@@ -21,6 +21,8 @@ def shortfall(wanted: Requirement, info: NodeInfo) -> str:
     if wanted.executor not in info.executors:
         return f"does not run `{wanted.executor}` tasks"
     missing = [word for word in wanted.requires if not has(info, word)]
+    if wanted.app and not info.any_app and f"{APP}{wanted.app}" not in info.capabilities:
+        missing.append(f"{APP}{wanted.app}")
     if missing:
         return f"lacks {', '.join(missing)}"
     for resource, needed, total in (

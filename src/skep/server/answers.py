@@ -31,6 +31,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 MAX_BODY: Final = 96 << 20
 """Bytes of a request: a workflow of 200,000 tasks has some 40 MB."""
+BODY_S: Final = 30.0
+"""For a body, and one more second for each `BODY_RATE` bytes of it."""
+BODY_RATE: Final = 64 * 1024
 _STATUS: Final = (
     (SpecError, 422, "The request is wrong"),
     (NotFoundError, 404, "There is no such thing"),
@@ -47,6 +50,10 @@ class TooLargeError(RefusedError):
     """A body beyond the bound."""
 
 
+class TooSlowError(RefusedError):
+    """A body that does not come."""
+
+
 def answer(value: Any, status: int = 200) -> Response:
     """A value as JSON."""
     return Response(_encode(value), status, media_type="application/json")
@@ -60,10 +67,16 @@ def hub_of(request: Request) -> Hub:
 async def body_of(request: Request, kind: type[T]) -> T:
     """The body, checked. Raises SpecError with the path of the field."""
     data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > MAX_BODY:
-            raise TooLargeError(f"the body has more than {MAX_BODY >> 20} MiB")
+    until_s = asyncio.get_running_loop().time() + BODY_S
+    try:
+        async with asyncio.timeout_at(until_s) as limit:
+            async for part in request.stream():
+                data += part
+                if len(data) > MAX_BODY:
+                    raise TooLargeError(f"the body has more than {MAX_BODY >> 20} MiB")
+                limit.reschedule(until_s + len(data) / BODY_RATE)
+    except TimeoutError:
+        raise TooSlowError(f"only {len(data):,} bytes of the body came in {BODY_S:g} s") from None
     return parse(bytes(data or b"{}"), kind)
 
 
@@ -143,6 +156,8 @@ def refusal(error: SkepError) -> Response:
     status, title = next(((status, title) for kind, status, title in _STATUS if isinstance(error, kind)), (500, "It failed"))
     if isinstance(error, TooLargeError):
         status = 413
+    elif isinstance(error, TooSlowError):
+        status = 408
     code = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "skep.errors")
     problems = [{"path": p.path, "message": p.message, "line": p.line} for p in error.problems]
     told = Refusal(title=title, status=status, detail=str(error), code=code, problems=problems)

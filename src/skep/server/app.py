@@ -11,12 +11,21 @@ from starlette.routing import BaseRoute
 from skep.client import Refusal
 from skep.hub.hub import Hub
 from skep.server.answers import answer
-from skep.server.routes import definitions, fleet, insight, runs, tasks
+from skep.server.routes import definitions, fleet, insight, keys, runs, tasks
 
 
 def make_app(hub: Hub, more: list[BaseRoute]) -> Starlette:
     """`more`: routes that are not the hub's, as the link of nodes."""
-    routes = [*runs.OFTEN, *tasks.ROUTES, *runs.ROUTES, *fleet.ROUTES, *definitions.ROUTES, *insight.ROUTES, *more]
+    routes = [
+        *runs.OFTEN,
+        *tasks.ROUTES,
+        *runs.ROUTES,
+        *fleet.ROUTES,
+        *definitions.ROUTES,
+        *insight.ROUTES,
+        *keys.ROUTES,
+        *more,
+    ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _unknown})
     app.state.hub = hub
     return app

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final, Protocol
 
 from skep.engine.protocol import OK, SUPERSEDED
-from skep.errors import NotFoundError, SkepError
+from skep.errors import NotFoundError, SkepError, SupersededError
 from skep.hub.work import Work
-from skep.model.node import NodeInfo, Outcome
+from skep.model.node import Adopted, Grant, NodeInfo, Outcome
 from skep.model.run import Token
 from skep.node import frames
 from skep.node.frames import PROTOCOL, Frame, FrameError, Reader, messages
@@ -25,10 +25,14 @@ STUCK_S: Final = 10.0
 LAZY_S: Final = 0.02
 """That reports are recorded is said along with something else, or after so long: nobody waits for it."""
 CLOSE_S: Final = 1.0
+HELLO_MOST: Final = 1 << 20
+"""Bytes of what comes before a node is admitted."""
 TAKE: Final = 1_000
 """Inbox entries in one frame."""
 ASKING: Final = 256
 """Questions of one node that are being answered; with more than these nothing more is read."""
+UNSENT: Final = 32 << 20
+"""Bytes of answers that wait for a node to read; with more than these nothing more is read from it."""
 
 TOKEN_AT: Final = {"load_checkpoint": 2, "save_checkpoint": 2, "get_state": 2, "put_state": 2, "claim": 2, "release": 1}
 """What a node may ask, and where the token stands among the arguments."""
@@ -49,15 +53,19 @@ class Gate(Protocol):
 class Connection:
     """One node's."""
 
-    def __init__(self, gate: Gate, work: Work, receive: Receive, send: Send) -> None:
+    def __init__(self, gate: Gate, work: Work, receive: Receive, send: Send, key: str = "") -> None:
+        """`key`: the id of the key with which it came in."""
+        self.key = key
         self.info: NodeInfo | None = None
         """Once it is admitted."""
         self.retired = False
         """It left in good order, or was told to."""
+        self.dismissed = False
+        """It was told to end because it may not be here any more."""
         self._gate = gate
         self.work = work
         self._receive, self._send = receive, send
-        self._reader = Reader(frames.from_node)
+        self._reader = Reader(frames.from_node, HELLO_MOST)
         self._out: list[Frame] = []
         self._urgent: list[Frame] = []
         self._wake = asyncio.Event()
@@ -66,6 +74,12 @@ class Connection:
         """Whether it has still to present what it has: it takes nothing before."""
         self._sent = self._seen = 0
         """The last inbox entries that were sent, and that the node has acknowledged."""
+        self._mine: set[Token] = set()
+        """Leases that this connection has given the node, as far as they are not reported yet."""
+        self._unsent = 0
+        self._sending = asyncio.Event()
+        self._large = asyncio.Semaphore()
+        """For what makes large answers: one at a time."""
         self._reports: deque[_Report] = deque()
         self._known_recorded = 0
         """A number for `Recorded` that is still to be said."""
@@ -105,6 +119,7 @@ class Connection:
                 await self._tell(answer)
                 return
             self.info = info = hello.info
+            self._reader.most = frames.MOST
             if not answer.anew and hello.epoch == answer.epoch:
                 self._sent = self._seen = hello.seen
             self._presents = answer.anew
@@ -153,6 +168,8 @@ class Connection:
 
     async def _take(self, info: NodeInfo, frame: Any) -> None:
         kind = type(frame)
+        if self.dismissed:
+            raise _Gone
         if kind is frames.Report:
             self._acknowledge(frame.seen)
             report = _Report(frame.number)
@@ -160,7 +177,7 @@ class Connection:
             if any(outcome.token[0] != self.work.epoch for outcome in frame.outcomes):
                 self._aside(self._present(info, report, frames.Present(frame.number, [], frame.outcomes)))
             else:
-                await self.work.report(frame.outcomes)
+                await self.work.report(await self._own(info, frame.outcomes))
                 report.position = self.work.position()
         elif kind is frames.Beat:
             self._acknowledge(frame.seen)
@@ -189,8 +206,9 @@ class Connection:
     async def _present(self, info: NodeInfo, report: _Report, frame: frames.Present) -> None:
         """May take as long as the server waits for its nodes."""
         epoch = self.work.epoch
-        mine: list[Outcome] = [outcome for outcome in frame.outcomes if outcome.token[0] == epoch]
-        others = [outcome for outcome in frame.outcomes if outcome.token[0] != epoch]
+        outcomes = await self._own(info, frame.outcomes)
+        mine: list[Outcome] = [outcome for outcome in outcomes if outcome.token[0] == epoch]
+        others = [outcome for outcome in outcomes if outcome.token[0] != epoch]
         if mine:
             answers = await self.work.report(mine)
             others += [outcome for outcome, answer in zip(mine, answers, strict=True) if answer == SUPERSEDED]
@@ -201,6 +219,19 @@ class Connection:
             self._presents = False
             self._wake.set()
 
+    async def _own(self, info: NodeInfo, outcomes: list[Outcome]) -> list[Outcome]:
+        """Without those of tasks that run on another node now: they are that node's to report."""
+        mine = self._mine
+        unsure = [outcome for outcome in outcomes if outcome.token not in mine]
+        mine.difference_update([outcome.token for outcome in outcomes])
+        if not unsure:
+            return outcomes
+        holders = await self.work.holders([(outcome.run, outcome.task) for outcome in unsure])
+        strange = {o.token for o in unsure if holders.get((o.run, o.task), info.id) != info.id}
+        if strange:
+            log.warning("node %s reported %d attempts of other nodes; nothing was changed", info.id, len(strange))
+        return [outcome for outcome in outcomes if outcome.token not in strange]
+
     def _acknowledge(self, seen: int) -> None:
         self._seen = min(max(seen, self._seen), self._sent)
 
@@ -210,6 +241,13 @@ class Connection:
         self._aside(self._answer(number, asked))
         while len(self._asking) >= ASKING:
             await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
+        await self._room()
+
+    async def _room(self) -> None:
+        """Waits for the node to read what it asked for before."""
+        while self._unsent > UNSENT:
+            self._sending.clear()
+            await self._sending.wait()
 
     def _aside(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -225,6 +263,7 @@ class Connection:
     async def _answer(self, number: int, asked: Awaitable[Any]) -> None:
         try:
             answer = frames.Answer(number, await asked)
+            self._unsent += len(answer.value) if isinstance(answer.value, bytes) else 0
         except SkepError as error:
             answer = frames.Answer(number, error=(type(error).__name__, str(error)))
         except Exception as error:  # whoever waits for it must hear of it
@@ -237,8 +276,20 @@ class Connection:
             raise SkepError(f"this server knows no '{verb}'")
         if (at := TOKEN_AT.get(verb)) is not None:
             epoch, number = args[at]
-            args[at] = Token(epoch, number)
+            token = args[at] = Token(epoch, number)
+            if at == 2 and token not in self._mine:
+                await self._check(args[0], args[1], token)
+        if verb == "get_artifact":
+            async with self._large:
+                await self._room()
+                return await self.work.get_artifact(*args)
         return await getattr(self.work, verb)(*args)
+
+    async def _check(self, run: str, task: int, token: Token) -> None:
+        """Raises SupersededError for a task that runs on another node."""
+        assert self.info is not None
+        if (await self.work.holders([(run, task)])).get((run, task), self.info.id) != self.info.id:
+            raise SupersededError("the task runs on another node")
 
     # -- writing
 
@@ -267,6 +318,8 @@ class Connection:
                 if self._stirred and not self._presents:
                     await self._look(info)
                 out, self._out = self._out, []
+                self._unsent = 0
+                self._sending.set()
                 if self._known_recorded:
                     out.append(self._tell_recorded())
                 for message in messages(out) if out else ():
@@ -299,6 +352,7 @@ class Connection:
         fresh = [entry for entry in entries if entry.number > self._sent]
         if fresh:
             self._sent = fresh[-1].number
+            self._mine.update([entry.entry.token for entry in fresh if type(entry.entry) in (Grant, Adopted)])
             self._out.append(frames.Inbox(fresh))
 
     async def _write_urgent(self) -> None:
@@ -312,11 +366,19 @@ class Connection:
 
     # -- the end
 
-    def kick(self, reason: str) -> None:
+    def kick(self, reason: str, within_s: float = STUCK_S) -> None:
         """The node closes the connection itself once it has read why."""
         self.retired = True
         self._aside(self._tell(frames.Kick(reason)))
-        asyncio.get_running_loop().call_later(STUCK_S, self.cut)
+        asyncio.get_running_loop().call_later(within_s, self.cut)
+
+    def dismiss(self, reason: str) -> None:
+        """It may not be here any more."""
+        self.dismissed = True
+        if self.info is not None:
+            self.kick(reason, CLOSE_S)
+        else:
+            self.cut(1008)
 
     def replaced(self, incarnation: int) -> None:
         """The node has another connection, perhaps of a later start."""

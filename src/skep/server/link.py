@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Coroutine, MutableMapping
 from typing import Any, Final
 
 from starlette.routing import BaseRoute, WebSocketRoute
@@ -20,6 +20,7 @@ from skep.node import frames
 from skep.node.dial import LINK_PATH
 from skep.node.frames import MESSAGE, PROTOCOL, Frame
 from skep.server.connection import Connection, Receive, Send
+from skep.server.guard import KEY
 from skep.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -45,14 +46,18 @@ class Links:
         self._ended: dict[str, float] = {}
         """When the last connection of a node ended that has not come back."""
         self._waiting: set[asyncio.Task[None]] = set()
+        self._open: set[Connection] = set()
+        """Also those that are not admitted yet."""
         self._closed = False
         self.routes: list[BaseRoute] = [WebSocketRoute(LINK_PATH, self)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = Connection(self, self._work, receive, send)
+        connection = Connection(self, self._work, receive, send, scope.get(KEY, ""))
+        self._open.add(connection)
         try:
             await connection.serve()
         finally:
+            self._open.discard(connection)
             self._over(connection)
 
     def serve_for(self, work: Work) -> None:
@@ -77,6 +82,12 @@ class Links:
             connection.kick(reason)
         return connection is not None
 
+    def dismiss(self, key: str) -> None:
+        """A key is good no more: the nodes that came in with it are told to end, and what they have is done elsewhere."""
+        for connection in tuple(self._open):
+            if connection.key == key:
+                connection.dismiss(f"the key {key}, with which this node came in, was revoked; give it another one")
+
     async def admit(self, connection: Connection, hello: frames.Hello) -> Frame:
         """The first answer to a node."""
         info = hello.info
@@ -88,7 +99,10 @@ class Links:
             return frames.Refused(reason, PROTOCOL, hello.version)
         if not 0 < len(info.id) <= LONGEST_ID or not info.id.isprintable():
             return frames.Refused(f"a node's id has 1 to {LONGEST_ID} printable characters", PROTOCOL, hello.version)
-        anew = not await self._work.knows(info.id, info.incarnation)
+        live = await self._work.live(info.id)
+        if live is not None and live.info.identity and info.identity and live.info.identity != info.identity:
+            return frames.Refused(_taken(info.id), PROTOCOL, hello.version)
+        anew = live is None or live.info.incarnation != info.incarnation
         if anew and await self._work.register(info, beats=True, coming=True) != OK:
             return frames.Refused(f"a later start of the node '{info.id}' is here already", PROTOCOL, hello.version)
         before = self.connections.get(info.id)
@@ -103,11 +117,18 @@ class Links:
         if info is None or self.connections.get(info.id) is not connection:
             return  # never admitted, or another took its place
         del self.connections[info.id]
-        if not self._closed and not connection.retired and connection.work is self._work:
+        if self._closed or connection.work is not self._work:
+            return
+        if connection.dismissed:
+            self._aside(self._lose(info, "its key was revoked"))
+        elif not connection.retired:
             self._ended[info.id] = asyncio.get_running_loop().time()
-            task = asyncio.create_task(self._wait_for(info, self._ended[info.id]))
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
+            self._aside(self._wait_for(info, self._ended[info.id]))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
 
     async def _wait_for(self, info: NodeInfo, ended: float) -> None:
         """Gives a node a moment to come back."""
@@ -117,8 +138,18 @@ class Links:
             await asyncio.sleep(self._all_back_s - self._back_s)
         if self._ended.get(info.id) == ended:
             del self._ended[info.id]
-            try:
-                if await self._work.lose(info.id, info.incarnation):
-                    log.warning("node %s is lost: its connection ended and it did not come back", info.id)
-            except SkepError as error:
-                log.warning("node %s has not come back, and the engine cannot be told: %s", info.id, error)
+            await self._lose(info, "its connection ended and it did not come back")
+
+    async def _lose(self, info: NodeInfo, why: str) -> None:
+        try:
+            if await self._work.lose(info.id, info.incarnation):
+                log.warning("node %s is lost: %s", info.id, why)
+        except SkepError as error:
+            log.warning("node %s is lost (%s), and the engine cannot be told: %s", info.id, why, error)
+
+
+def _taken(name: str) -> str:
+    return (
+        f"another node is named '{name}' and is here, or was a moment ago: give this one a name of its own with --name, or stop"
+        f" that one and start this one again (one that fell silent is lost after 10 s)"
+    )

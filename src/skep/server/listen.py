@@ -1,33 +1,48 @@
-"""Serves the application on a Unix socket, on the loop that runs already; signals are for whoever calls."""
+"""Serves the application on a socket, on the loop that runs already; signals are for whoever calls."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
-from skep.errors import RecordError
+from skep.errors import RecordError, RefusedError
+from skep.server.patience import PatientProtocol
 
 BACKLOG: Final = 256
 STOP_S: Final = 2.0
 """How long requests that are being answered may take once the server stops."""
 
 
+class Address(NamedTuple):
+    """Where on the network."""
+
+    host: str
+    port: int
+    """0: any that is free."""
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 class Listener:
     """One socket."""
 
-    def __init__(self, app: Starlette, path: Path, max_message: int) -> None:
-        """`max_message`: bytes of one WebSocket message."""
-        self._path = path
-        self._socket = _bind(path)
+    def __init__(self, app: ASGIApp, at: Path | Address, max_message: int, tls: ssl.SSLContext | None = None) -> None:
+        """`at`: the path of a Unix socket, or an address. `max_message`: bytes of one WebSocket message. Raises RecordError,
+        RefusedError."""
+        self._at = at
+        self._socket = _bind(at) if isinstance(at, Path) else _bind_address(at)
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -35,15 +50,23 @@ class Listener:
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=False,
+            http=PatientProtocol,
             ws="websockets-sansio",
             ws_max_size=max_message,
             ws_ping_interval=None,
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=round(STOP_S),
             timeout_keep_alive=600,
+            ssl_context_factory=None if tls is None else lambda config, default: tls,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> Address:
+        """The address of a listener on the network, with the port that it has."""
+        return Address(*self._socket.getsockname()[:2])
 
     async def start(self) -> None:
         """Returns when it answers."""
@@ -51,12 +74,13 @@ class Listener:
         while not self._server.started:
             if self._task.done():
                 await self._task
-                raise RecordError(f"the server cannot listen on {self._path}")
+                raise RecordError(f"the server cannot listen on {self._at}")
             await asyncio.sleep(0.001)
 
     async def stop(self) -> None:
         """Answers nothing new, lets what is being answered end for a moment, and removes the socket."""
-        self._path.unlink(missing_ok=True)
+        if isinstance(self._at, Path):
+            self._at.unlink(missing_ok=True)
         if self._task is not None:
             self._server.should_exit = True
             await asyncio.wait([self._task], timeout=STOP_S + 1)
@@ -96,4 +120,25 @@ def _bind(path: Path) -> socket.socket:
         raise
     finally:
         os.umask(mask)
+    return made
+
+
+def _bind_address(at: Address) -> socket.socket:
+    """Raises RefusedError."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            at.host, at.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise RefusedError(f"{at} is no address of this machine: {error.strerror or error}") from None
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(place)
+        made.listen(BACKLOG)
+        made.setblocking(False)
+    except OSError as error:
+        made.close()
+        advice = "; choose another port, or 0 for any" if error.errno == errno.EADDRINUSE else ""
+        raise RefusedError(f"the server cannot listen on {at}: {error.strerror or error}{advice}") from None
     return made

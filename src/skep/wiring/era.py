@@ -19,6 +19,7 @@ from skep.hub.events import Events
 from skep.hub.feed import Feed
 from skep.hub.hub import Hub
 from skep.hub.insight import Insight
+from skep.hub.keys import Keys
 from skep.hub.nodes import Nodes
 from skep.hub.queue import TOPIC as QUEUE
 from skep.hub.queue import Queue
@@ -58,9 +59,12 @@ class Era:
         keep_ms: int,
         expected: Iterable[str],
         fresh: Callable[[], bool],
+        keys: Keys | None = None,
+        url: str = "",
     ) -> None:
-        """`server`: the name of this one. `shared`: whether others may have the engine too. `expected`: nodes that may come
-        with work under way. `fresh`: whether the epoch is so young that they may still come."""
+        """`server`: the name of this one. `shared`: whether others may have the engine too. `url`: where the network finds it.
+        `expected`: nodes that may come with work under way. `fresh`: whether the epoch is so young that they may still come.
+        """
         self._engine = engine
         self._record = record
         self._shared = shared
@@ -73,6 +77,7 @@ class Era:
         schedule = self._schedule = ScheduleLoop(record, clock, parts.runs.submit, parts.runs.cancel)
         self._prune = PruneLoop(record, clock, keep_ms)
         self._insight = Insight(engine, record, clock, engine_id, home, PROTOCOL)
+        self._insight.url = url
         self._insight.trouble = lambda: watch.trouble
         self.hub = Hub(
             runs=parts.runs,
@@ -82,6 +87,7 @@ class Era:
             definitions=Definitions(record, clock),
             schedules=Schedules(engine, record, clock, schedule),
             events=Events(engine, record, clock),
+            keys=keys or Keys(record, clock),
             insight=self._insight,
             work=parts.work,
             feed=feed,

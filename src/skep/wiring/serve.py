@@ -26,6 +26,7 @@ from skep.model.node import NodeInfo
 from skep.node.detached import listed
 from skep.process import tune
 from skep.record.sql import SqlRecord
+from skep.server.network import Network
 from skep.wiring.data import RECORD_FILE
 from skep.wiring.engines import EngineSource
 from skep.wiring.server import Server
@@ -35,14 +36,23 @@ STOP_S: Final = 10.0
 """How long nodes may take to end once they are told to."""
 
 
-def serve(home: Path, *, nodes: Sequence[NodeInfo], keep_ms: int, quiet: bool, engine: str = "", record: str = "") -> int:
+def serve(
+    home: Path,
+    *,
+    nodes: Sequence[NodeInfo],
+    keep_ms: int,
+    quiet: bool,
+    engine: str = "",
+    record: str = "",
+    network: Network | None = None,
+) -> int:
     """Answers the exit code. `engine`, `record`: URLs; empty: here. Raises RefusedError, RecordError, what an engine raises."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("skep")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    server = Server(home, nodes, keep_ms=keep_ms, source=source_of(engine), record=record_of(record, home))
+    server = Server(home, nodes, keep_ms=keep_ms, source=source_of(engine), record=record_of(record, home), network=network)
     tune()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Up(server, quiet).run())
@@ -83,6 +93,8 @@ class _Up:
         await self._server.open()
         try:
             took_s = time.time() - psutil.Process().create_time()
+            if self._server.network is not None:
+                self._say(f"listens on {self._server.network.url}")
             self._say(f"up on {self._server.home} after {took_s:.2f} s; process {os.getpid()}. Ctrl-C drains it")
             await self._stirred.wait()
             if not self._leave:

@@ -15,6 +15,7 @@ from skep.config import socket_path
 from skep.errors import SkepError
 from skep.hub.feed import Feed
 from skep.hub.hub import Hub
+from skep.hub.keys import Keys
 from skep.ids import new_id
 from skep.model.node import NodeInfo
 from skep.node.detached import listed
@@ -22,6 +23,7 @@ from skep.record.sql import SqlRecord
 from skep.server.app import make_app
 from skep.server.link import MAX_MESSAGE, Links
 from skep.server.listen import Listener
+from skep.server.network import Network
 from skep.upkeep.watch import Watch
 from skep.wiring.data import RECORD_FILE, make_private, own, sweep_abandoned
 from skep.wiring.engines import ENGINE_ID, EngineSource, MemorySource
@@ -51,15 +53,18 @@ class Server:
         idle_s: float | None = None,
         source: EngineSource | None = None,
         record: SqlRecord | None = None,
+        network: Network | None = None,
     ) -> None:
         """`nodes`: those to start here, if they are not there already. `keep_ms`: how long ended runs are kept; 0: for ever.
         `idle_s`: how long a node without work outlives the server, in place of the usual. `source`: of the engine; None: in
-        memory. `record`: None: in the data directory."""
+        memory. `record`: None: in the data directory. `network`: None: it is only there on its socket."""
         self.home = home
         self._keep_ms = keep_ms
         self._clock = clock or SystemClock()
         self.record = record or SqlRecord(home / RECORD_FILE)
         self._source = source or MemorySource()
+        self.network = network
+        self._keys = Keys(self.record, self._clock)
         self.name = new_id(self._clock.now_ms())
         """Among the servers of its engine."""
         self.links: Links
@@ -84,12 +89,17 @@ class Server:
         self._lock = own(self.home)
         try:
             await self.record.open()
+            if self.network is not None:
+                await self.network.bind(self._keys, MAX_MESSAGE)
             await sweep_abandoned(self.record, self.home, self._clock.now_ms())
             era = await self._next_era()
             self.links = Links(era.parts.work)
             self._app = make_app(era.hub, self.links.routes)
             self._listener = Listener(self._app, socket_path(self.home), MAX_MESSAGE)
             await self._listener.start()
+            self._keys.on_revoked = self.links.dismiss
+            if self.network is not None:
+                await self.network.start(self._app, self.home)
             self._local_nodes.start()
         except BaseException:
             await self.close()
@@ -109,6 +119,8 @@ class Server:
             shared=self._source.shared,
             home=self.home,
             keep_ms=self._keep_ms,
+            keys=self._keys,
+            url=self.network.url if self.network is not None else "",
             expected=await self._expected(),
             fresh=lambda: time.monotonic() - self._opened_s < FRESH_S,
         )
@@ -179,6 +191,8 @@ class Server:
             await asyncio.wait([self._reopening])
         await self._local_nodes.stop()
         listener, self._listener = self._listener, None
+        if self.network is not None:
+            await self.network.stop()
         era, self._era = self._era, None
         if listener is not None:
             await self.links.close()
