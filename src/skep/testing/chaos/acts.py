@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from skep.errors import SkepError
+from skep.client import UnreachableError
+from skep.errors import NotFoundError, RecordError, SkepError
 from skep.testing.chaos.fleet import Fleet
 from skep.testing.chaos.program import tell
 from skep.testing.chaos.proxy import OPEN
@@ -126,6 +127,31 @@ def _tell_postgres(number: signal.Signals) -> Step:
 
 
 POSTGRES: Final = Act(_tell_postgres(signal.SIGSTOP), _tell_postgres(signal.SIGCONT))
+
+
+def _drain(on: bool) -> Step:
+    def step(fleet: Fleet, at: int) -> None:
+        client, *others = fleet.clients()
+        try:
+            client.nodes.drain(fleet.nodes[at].name, on)
+        except (UnreachableError, RecordError, NotFoundError):
+            pass  # another fault was first
+        finally:
+            for each in (client, *others):
+                each.close()
+
+    return step
+
+
+DRAIN: Final = Act(_drain(True), _drain(False))
+
+
+def _command(fleet: Fleet, at: int) -> None:
+    if fleet.command is not None:
+        fleet.command()
+
+
+COMMAND: Final = Act(_command, nothing)
 
 # -- lines
 

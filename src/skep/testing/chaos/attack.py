@@ -80,7 +80,7 @@ class Assault:
     def run(self) -> Scorecard:
         """Raises SkepError when the attack itself fails: nothing is known then."""
         attacks, left_out = faults.possible(self._fleet, self._options.faults)
-        counts = {"node": len(self._fleet.nodes), "server": len(self._fleet.servers), "redis": 1, "postgres": 1}
+        counts = {"node": len(self._fleet.nodes), "server": len(self._fleet.servers), "redis": 1, "postgres": 1, "fleet": 1}
         planned = plan(self._options.seed, self._options.seconds, [attack.kind for attack in attacks], counts)
         self._steward.start()
         for submitter in self._people:
@@ -93,11 +93,16 @@ class Assault:
             self._broken_off.set()
             for person in (*self._people, self._steward):
                 person.stopped.set()
+        times: dict[str, list[float]] = {}
+        if self._fleet.one_machine:
+            times = failover.measure(self._ledger.entries, effects.read(self._effects), self._stories)
+        else:
+            left_out |= {"shared locks, failover times": "its machines do not tell the same time"}
         return Scorecard.of(
             found,
             fleet=self._fleet.describe(),
             faults=[entry for entry in self._ledger.entries if entry.what == "fault"],
-            failover=failover.measure(self._ledger.entries, effects.read(self._effects), self._stories),
+            failover=times,
             left_out=left_out,
             seed=self._options.seed,
             ended=self._fleet.ended(),
@@ -182,7 +187,7 @@ class Assault:
         door = Door(self._fleet.clients, 0)
         self._stories = {run: self._read(door, run) for run in runs}
         door.close()
-        return check.check(self._ledger.entries, lines, self._stories, stuck)
+        return check.check(self._ledger.entries, lines, self._stories, stuck, one_machine=self._fleet.one_machine)
 
     def _read(self, door: Door, run: str) -> story.Story | None:
         end = time.monotonic() + CALM_S
@@ -199,3 +204,17 @@ class Assault:
         """What Skep says, beside what was promised and what was done."""
         if self._stories:
             (self._fleet.folder / "stories.json").write_bytes(msgspec.json.encode(self._stories))
+
+
+def attack(fleet: Fleet, options: Options, watch: Watch) -> Scorecard:
+    """Starts the fleet, attacks it, and ends it. The folder of the fleet holds the evidence. Raises SkepError."""
+    try:
+        fleet.start()
+        assault = Assault(fleet, options, watch)
+        card = assault.run()
+        if card.bad:
+            assault.keep_evidence()
+            card.evidence = str(fleet.folder)
+        return card
+    finally:
+        fleet.close()

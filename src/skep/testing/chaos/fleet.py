@@ -124,6 +124,14 @@ class Fleet:
 
     leads = False
     """Whether one of several servers leads."""
+    ours = True
+    """Whether its processes are ours to kill."""
+    one_machine = True
+    """Whether all of it tells the same time."""
+    command: Callable[[], None] | None = None
+    """What its owner gave to break it."""
+    without = ""
+    """Why it is a smaller one than could be."""
 
     def leader(self) -> int:
         """Which of the servers leads."""

@@ -19,7 +19,7 @@ class Kind(NamedTuple):
 
     name: str
     on: str
-    """What it hits: `node`, `server`, `redis` or `postgres`. Two faults that come together never hit the same one."""
+    """What it hits: `node`, `server`, `redis`, `postgres`, `fleet`. Two faults that come together never hit the same one."""
     shortest_s: float
     longest_s: float
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from skep.errors import SkepError
-from skep.testing.chaos.fleet import SLOTS, Fleet
+from skep.testing.chaos.fleet import SLOTS, Fleet, SmallFleet
 from skep.testing.chaos.places import Place, why_not
 from skep.testing.chaos.program import Program
 from skep.testing.chaos.proxy import Line, Lines
-from skep.testing.servers import PostgresServer, RedisServer, free_port
+from skep.testing.servers import NotInstalledError, PostgresServer, RedisServer, free_port
 
 LOCAL: Final = "127.0.0.1"
 
@@ -25,7 +25,7 @@ class WideFleet(Fleet):
     def __init__(self, folder: Path, *, servers: int = 2, nodes: int = 3, broken: str = "") -> None:
         super().__init__(folder, broken=broken)
         self.redis = RedisServer(folder / "redis")
-        self.postgres = PostgresServer(folder / "postgres")
+        self.postgres = PostgresServer()  # in a folder of its own, which the user as whom it runs may enter
         self.no_places = why_not()
         self._many = servers, nodes
         self._thread: Lines | None = None
@@ -106,3 +106,16 @@ class WideFleet(Fleet):
         for store in (self.redis, self.postgres):
             if store is not None:
                 store.close()
+
+
+def own_fleet(folder: Path, *, servers: int = 2, nodes: int = 3, small: bool = False, broken: str = "") -> Fleet:
+    """A wide one; a small one where Redis or PostgreSQL is missing, or that is wanted."""
+    without = "the fleet is a small one: --small"
+    if not small:
+        try:
+            return WideFleet(folder, servers=servers, nodes=nodes, broken=broken)
+        except NotInstalledError as error:
+            without = str(error)
+    fleet = SmallFleet(folder, nodes=nodes, broken=broken)
+    fleet.without = without
+    return fleet
