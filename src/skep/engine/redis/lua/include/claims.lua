@@ -1,0 +1,197 @@
+-- Claims: units of something bounded that is shared by the fleet. A taker fits when `used + ahead + units <= cap`, where
+-- `ahead` are the units of those who wait with a lower number: nobody overtakes, and shared ones that fit together wake together.
+-- claims: key -> cap, used, ahead (units of all who wait), holders, waiters, order. holders: "lease key" -> units.
+-- waiters: "number key" -> who waits; line:<key>: their numbers.
+-- include: state
+
+claims = {}
+local counters = {}
+
+local function counter(key)
+  local c = counters[key]
+  if c ~= nil then return c or nil end
+  local packed = state.field("claims", key)
+  if not packed then
+    counters[key] = false
+    return nil
+  end
+  local f = cmsgpack.unpack(packed)
+  c = {key = key, cap = f[1], used = f[2], ahead = f[3], holders = f[4], waiters = f[5], order = f[6]}
+  counters[key] = c
+  return c
+end
+
+local function keep(c)
+  state.hash("claims")[c.key] = cmsgpack.pack({c.cap, c.used, c.ahead, c.holders, c.waiters, c.order})
+end
+
+local function make(key, cap)
+  local c = {key = key, cap = cap, used = 0, ahead = 0, holders = 0, waiters = 0, order = state.next()}
+  counters[key] = c
+  return c
+end
+
+local function waiter(key, number)
+  local packed = state.field("waiters", number .. " " .. key)
+  return packed and cmsgpack.unpack(packed)  -- units, awake, kind, run or "", task or lease, hold_ms, units asked for, cap
+end
+
+local function keep_waiter(key, number, who)
+  state.hash("waiters")[number .. " " .. key] = who and cmsgpack.pack(who)
+end
+
+local function line(key, below)
+  return redis.call("ZRANGEBYSCORE", P .. "line:" .. key, "-inf", below)
+end
+
+function claims.next_number()
+  state.number = state.number + 1
+  return state.number
+end
+
+-- Units of those who wait before `number`; 0 is behind all.
+local function ahead(c, number)
+  if number == 0 then return c.ahead end
+  local units = 0
+  for _, other in ipairs(line(c.key, "(" .. number)) do units = units + waiter(c.key, other)[1] end
+  return units
+end
+
+-- The first claim that does not fit, else nil. `list`: {key, units, cap} each.
+function claims.blocked(list, number)
+  if state.withholding and list[1] then return list[1] end
+  for _, claim in ipairs(list) do
+    local c = counter(claim[1])
+    if c then
+      c.cap = claim[3]
+      keep(c)
+      if c.used + ahead(c, number) + math.min(claim[2], claim[3]) > c.cap then return claim end
+    end
+  end
+  return nil
+end
+
+-- Takes all of them for a lease; the caller has seen that they fit.
+function claims.take(list, lease)
+  for _, claim in ipairs(list) do
+    local c = counter(claim[1]) or make(claim[1], claim[3])
+    local units = math.min(claim[2], claim[3])
+    local held = claims.held(claim[1], lease)
+    c.used = c.used + units
+    if held == nil then c.holders = c.holders + 1 end
+    state.hash("holders")[lease .. " " .. claim[1]] = (held or 0) + units
+    keep(c)
+  end
+end
+
+-- The units that a lease has; nil for no holder.
+function claims.held(key, lease)
+  local units = state.field("holders", lease .. " " .. key)
+  return units and tonumber(units)
+end
+
+-- Enters the claim's list, or stays in it asleep. Who: `kind` (task or lock), its run, task or lease, and for how long.
+function claims.wait(claim, number, kind, run, which, hold)
+  local key = claim[1]
+  local c = counter(key) or make(key, claim[3])
+  local known = waiter(key, number)
+  if known then
+    c.ahead = c.ahead - known[1]
+  else
+    c.waiters = c.waiters + 1
+    redis.call("ZADD", P .. "line:" .. key, number, number)
+  end
+  local units = math.min(claim[2], claim[3])
+  c.ahead = c.ahead + units
+  keep_waiter(key, number, {units, false, kind, run, which, hold, claim[2], claim[3]})
+  keep(c)
+end
+
+local function remove(key, number)
+  local c, known = counter(key), waiter(key, number)
+  if not c or not known then return nil end
+  redis.call("ZREM", P .. "line:" .. key, number)
+  c.ahead, c.waiters = c.ahead - known[1], c.waiters - 1
+  keep_waiter(key, number, false)
+  keep(c)
+  return c
+end
+
+-- Takes a waiter that got its units off the list; nobody else can fit by that.
+function claims.served(key, number) remove(key, number) end
+
+-- Leaves the list; those behind may wake.
+function claims.leave(key, number)
+  local c = remove(key, number)
+  if c then claims.wake(c) end
+end
+
+-- Gives a lease's units back; the first who fit wake.
+function claims.free(key, lease)
+  local c = counter(key)
+  if not c then return end
+  local units = claims.held(key, lease)
+  if units == nil then return end
+  state.hash("holders")[lease .. " " .. key] = false
+  c.holders = c.holders - 1
+  keep(c)
+  if units > 0 then
+    c.used = c.used - units
+    keep(c)
+    claims.wake(c)
+  end
+end
+
+-- Wakes those at the front who fit.
+function claims.wake(c)
+  if state.withholding then return end
+  local room, last, more = c.cap - c.used, 0, c.waiters > 0
+  while more do
+    local page = redis.call("ZRANGEBYSCORE", P .. "line:" .. c.key, "(" .. last, "+inf", "LIMIT", 0, 50)
+    more = #page == 50
+    for _, number in ipairs(page) do
+      last = number
+      local known = waiter(c.key, number)
+      if known[1] > room then
+        more = false
+        break
+      end
+      room = room - known[1]
+      if not known[2] then
+        known[2] = true
+        keep_waiter(c.key, number, known)
+        claims.rouse(c.key, tonumber(number), known)
+      end
+    end
+  end
+  if c.holders == 0 and c.waiters == 0 then
+    counters[c.key] = false
+    state.hash("claims")[c.key] = false
+  end
+end
+
+-- Somebody has come to the front and fits.
+function claims.rouse(key, number, known)
+  if known[3] == "task" then
+    local run = live.run(known[4])
+    if run then ready.enter(run, live.task(run, known[5])) end
+  else
+    leases.grant_ask(known[5], {key, known[7], known[8]}, number, known[6])
+  end
+end
+
+-- Gives nothing until `give_again`; who asks waits.
+function claims.withhold() state.withholding = true end
+
+function claims.give_again()
+  state.withholding = false
+  local found, all = redis.call("HKEYS", P .. "claims"), {}
+  for _, key in ipairs(found) do counter(key) end
+  for _, c in pairs(counters) do
+    if c then all[#all + 1] = c end
+  end
+  table.sort(all, function(a, b) return a.order < b.order end)
+  for _, c in ipairs(all) do
+    if counters[c.key] then claims.wake(c) end
+  end
+end

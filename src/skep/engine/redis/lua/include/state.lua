@@ -1,0 +1,195 @@
+-- What one engine knows beside its runs and nodes: time, numbers, counts; and a verb's frame.
+-- A verb reads and decides in tables; `state.finish` writes what has changed, tells it, and packs the answer.
+
+local FRESH = {0, 0, 0, 0, 0, 0, 0, 0, 0, 3, "", 0, 0, false, {0, 0, 0, 0, 0, 0, 0, 0, 0}}
+
+state = {budget = RELEASE_LIMIT, log = {}, fresh = {}, fresh_order = {}, stirred = {}, runs = {}, nodes = {}, leases = {},
+               queues = {}, inboxes = {}, held = {}, hashes = {}}
+
+local function int(n)  -- a whole number as MessagePack
+  if n >= 0 then
+    if n < 128 then return string.char(n) end
+    if n < 65536 then return struct.pack(">BI2", 0xcd, n) end
+    if n < 4294967296 then return struct.pack(">BI4", 0xce, n) end
+    return struct.pack(">BI8", 0xcf, n)
+  end
+  if n >= -32 then return string.char(256 + n) end
+  return struct.pack(">Bi8", 0xd3, n)
+end
+
+local function text(s)  -- a string as MessagePack
+  if #s < 32 then return string.char(160 + #s) .. s end
+  if #s < 65536 then return struct.pack(">BI2", 0xda, #s) .. s end
+  return struct.pack(">BI4", 0xdb, #s) .. s
+end
+
+local function numbers(list)  -- a list of whole numbers as MessagePack
+  local parts = {struct.pack(">BI4", 0xdd, #list)}
+  for at = 1, #list do parts[at + 1] = int(list[at]) end
+  return table.concat(parts)
+end
+
+-- The frame of a verb
+
+function state.begin()
+  local packed = redis.call("GET", P .. "engine")
+  local kept = packed and cmsgpack.unpack(packed) or FRESH
+  state.now, state.clock, state.n, state.mark, state.trimmed = kept[1], kept[2], kept[3], kept[4], kept[5]
+  state.sequence, state.live, state.number, state.withheld, state.max_lost = kept[6], kept[7], kept[8], kept[9], kept[10]
+  state.leader, state.leads_until, state.open_runs, state.withholding, state.counts = kept[11], kept[12], kept[13], kept[14], kept[15]
+  state.packed, state.first = packed, state.n
+end
+
+-- Engine time: as handed in, else on by what the store's clock has gone since, 0 to 5 s.
+function state.tick()
+  if ARGV[2] ~= "" then
+    state.now = math.max(state.now, tonumber(ARGV[2]))
+  else
+    local time = redis.call("TIME")
+    local clock = time[1] * 1000 + math.floor(time[2] / 1000)
+    if state.clock == 0 then
+      state.now = clock
+    else
+      state.now = state.now + math.min(math.max(clock - state.clock, 0), CLOCK_STEP_MS)
+    end
+    state.clock = clock
+  end
+end
+
+function state.next()
+  state.sequence = state.sequence + 1
+  return state.sequence
+end
+
+function state.stir(topic) state.stirred[topic] = true end
+
+-- Something is due later. `heap`: delays or limits; ties go by the order of pushing.
+function state.push(heap, due, kind, name, task, mark)
+  local what = cmsgpack.pack({kind, name, task or -1, mark or 0})
+  redis.call("ZADD", P .. heap, due, string.format("%016d", state.next()) .. what)
+  state.stir("due")
+end
+
+-- The first entry of a heap that is due: its member, when it is due, and kind, name, task, mark.
+function state.due(heap)
+  local found = redis.call("ZRANGEBYSCORE", P .. heap, "-inf", state.now, "WITHSCORES", "LIMIT", 0, 1)
+  if not found[1] then return nil end
+  return found[1], tonumber(found[2]), cmsgpack.unpack(string.sub(found[1], 17))
+end
+
+-- When the first entry of a heap is due; 0 for none.
+function state.next_due(heap)
+  local found = redis.call("ZRANGE", P .. heap, 0, 0, "WITHSCORES")
+  return tonumber(found[2] or 0)
+end
+
+-- Events
+
+local KEY = {}
+for _, name in ipairs({"task", "attempt", "token", "token_epoch", "state", "first", "count", "due_ms", "started_ms", "ran_ms", "command"}) do
+  KEY[#KEY + 1] = {name, text(name)}
+end
+local NODE, REASON, RUN, TASKS, KIND, AT, N = text("node"), text("reason"), text("run"), text("tasks"), text("kind"), text("at_ms"), text("n")
+local ERROR, OUTPUT, DATA = text("error"), text("output"), text("data")
+
+-- Tells what happened. `f`: the event's fields; payloads come packed.
+function state.emit(kind, run, f)
+  state.n = state.n + 1
+  state.at = state.at or AT .. int(state.now) .. KIND
+  local count, parts, size = 3, {"", N, int(state.n), state.at, text(kind)}, 5
+  if run then
+    run.told = run.told or RUN .. text(run.id)
+    size, count = size + 1, count + 1
+    parts[size] = run.told
+  end
+  for at = 1, #KEY do
+    local value = f[KEY[at][1]]
+    if value then
+      parts[size + 1], parts[size + 2] = KEY[at][2], int(value)
+      size, count = size + 2, count + 1
+    end
+  end
+  if f.node then parts[size + 1], parts[size + 2], size, count = NODE, text(f.node), size + 2, count + 1 end
+  if f.reason and f.reason ~= "" then parts[size + 1], parts[size + 2], size, count = REASON, text(f.reason), size + 2, count + 1 end
+  if f.tasks then parts[size + 1], parts[size + 2], size, count = TASKS, numbers(f.tasks), size + 2, count + 1 end
+  if f.error then parts[size + 1], parts[size + 2], size, count = ERROR, f.error, size + 2, count + 1 end
+  if f.output then parts[size + 1], parts[size + 2], size, count = OUTPUT, f.output, size + 2, count + 1 end
+  if f.data then parts[size + 1], parts[size + 2], size, count = DATA, f.data, size + 2, count + 1 end
+  parts[1] = string.char(0xde, 0, count)
+  state.log[#state.log + 1] = table.concat(parts)
+  return state.n
+end
+
+-- Tells of the tasks that became ready, run by run.
+function state.flush()
+  for _, run in ipairs(state.fresh_order) do
+    state.emit("ready", run, {tasks = state.fresh[run]})
+  end
+  if state.fresh_order[1] then state.fresh, state.fresh_order = {}, {} end
+end
+
+-- Small changes to hashes, written together: state.hash(key)[field] = value, or false to remove it.
+function state.hash(key)
+  local changes = state.hashes[key]
+  if not changes then
+    changes = {}
+    state.hashes[key] = changes
+  end
+  return changes
+end
+
+-- A field, as this verb has left it so far; nil when there is none.
+function state.field(key, name)
+  local value = state.hash(key)[name]
+  if value == nil then value = redis.call("HGET", P .. key, name) end
+  return value or nil
+end
+
+-- Calls a command with many arguments, some at a time.
+local function many(command, key, list, size)
+  for at = 1, #list, size do
+    redis.call(command, key, unpack(list, at, math.min(at + size - 1, #list)))
+  end
+end
+
+local function write_hashes()
+  for key, changes in pairs(state.hashes) do
+    local set, gone = {}, {}
+    for field, value in pairs(changes) do
+      if value then
+        set[#set + 1], set[#set + 2] = field, value
+      else
+        gone[#gone + 1] = field
+      end
+    end
+    many("HSET", P .. key, set, 1000)
+    many("HDEL", P .. key, gone, 1000)
+  end
+end
+
+-- Writes all, tells who has to hear, and packs the answer: last event, engine time, topics, answers.
+-- `parts`: instead of `answers`, a list whose items are packed already.
+function state.finish(answers, parts)
+  for _, run in pairs(state.runs) do
+    if run then live.write(run) end
+  end
+  if nodes then nodes.write() end
+  if ready then ready.write() end
+  write_hashes()
+  many("RPUSH", P .. "events", state.log, 1000)
+  local packed = cmsgpack.pack({
+    state.now, state.clock, state.n, state.mark, state.trimmed, state.sequence, state.live, state.number, state.withheld,
+    state.max_lost, state.leader, state.leads_until, state.open_runs, state.withholding, state.counts,
+  })
+  if packed ~= state.packed then redis.call("SET", P .. "engine", packed) end
+  if state.n > state.first then state.stir("events") end
+  local topics = {}
+  for topic in pairs(state.stirred) do topics[#topics + 1] = topic end
+  if topics[1] then
+    table.sort(topics)
+    redis.call("PUBLISH", P .. "topics", cmsgpack.pack({ARGV[3], topics}))
+  end
+  if not parts then return cmsgpack.pack({state.n, state.now, topics, answers}) end
+  local head = cmsgpack.pack(state.n, state.now, topics)
+  return "\148" .. head .. struct.pack(">BI4", 0xdd, #parts) .. table.concat(parts)
+end

@@ -1,0 +1,44 @@
+-- Takes in chunks of runs; nothing of a run is ready before `open`.
+-- keys: epoch engine run spec tasks edges roots rest due limits
+-- args: items packed
+-- item: run namespace classes accepted_ms timeout_ms size timed command paused cancelling ended first count read_ms child
+--       families restored spec edges edge_at roots total; the last but one and `spec`, `edges` are numbers of payloads
+-- answers: ok expired not_found full wrong_state
+-- events: none
+-- lease: none
+-- include: restore
+
+local function load(item)
+  local run, first = live.run(item[1]), item[12]
+  if run and first < run.loaded then return OK end
+  if state.now - item[14] > LOAD_VALID_MS then return EXPIRED end
+  if not run then
+    if first ~= 0 then return NOT_FOUND end
+    local total = item[22]
+    if state.live + total > MAX_TASKS and not item[15] then return FULL end
+    run = live.make(item, total)
+    state.live = state.live + total
+    restore.families(run, item[16])
+    local roots = payload(item[21])
+    if roots then
+      redis.call("SET", run.key .. ":roots", roots)
+      run.roots = #roots / 4
+    end
+  elseif first ~= run.loaded then
+    return WRONG_STATE
+  end
+  local spec, edges = payload(item[18]), payload(item[19])
+  if spec then redis.call("SETRANGE", run.key .. ":spec", first * 35, spec) end
+  if edges then redis.call("SETRANGE", run.key .. ":edges", item[20] * 4, edges) end
+  if item[17][1] or item[16][1] then
+    run.restored = true
+    restore.tasks(run, item[17])
+  end
+  if run.timed then restore.deadlines(run, first, item[13]) end
+  run.loaded = run.loaded + item[13]
+  return OK
+end
+
+local answers = {}
+for at, item in ipairs(args.items) do answers[at] = load(item) end
+return state.finish(answers)

@@ -1,0 +1,161 @@
+"""The scripts: one verb, one file, one header. A header that does not fit its method fails here, at import.
+
+A header says, a line each: the purpose; `keys` as `skep.engine.redis.keys` names them; `args`, each with its kind, as the
+method has them; `item`, the fields of what the list holds; `answers`; `events`; `lease`, who may call; `include`, what is put
+in front; and `time: stands` where engine time does not go on.
+
+Every script is called with the key `epoch`, and with: epoch, time (empty: the store's own), who calls, the args, payloads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from importlib.resources import files
+from typing import Final, NamedTuple
+
+from skep.engine import protocol
+from skep.engine.redis.keys import NAMES
+from skep.model.run import EXCLUSIVE, MAX_TASKS, Policy
+from skep.model.state import RunState, TaskState
+
+LUA: Final = files("skep.engine.redis") / "lua"
+MODULES: Final = ("state", "live", "nodes", "leases", "ready", "claims", "ends", "restore", "tasks", "commands")
+FIRST_ARGUMENT: Final = 4
+"""What stands before in ARGV, counted from 1: epoch, time, who calls."""
+KINDS: Final = {
+    "packed": "cmsgpack.unpack(ARGV[{}])",
+    "number": "tonumber(ARGV[{}])",
+    "text": "ARGV[{}]",
+    "flag": 'ARGV[{}] == "1"',
+}
+ANSWERS: Final = {
+    "OK": protocol.OK,
+    "NOT_FOUND": protocol.NOT_FOUND,
+    "WRONG_STATE": protocol.WRONG_STATE,
+    "SUPERSEDED": protocol.SUPERSEDED,
+    "CHANGED": protocol.CHANGED,
+    "NO_FIT": protocol.NO_FIT,
+    "WAITING_ANSWER": protocol.WAITING,
+    "PAUSED": protocol.PAUSED,
+    "CANCELLING": protocol.CANCELLING,
+    "EXPIRED": protocol.EXPIRED,
+    "FULL": protocol.FULL,
+    "REFUSED": protocol.REFUSED,
+}
+CONSTANTS: Final[dict[str, int | str]] = {
+    **{state.name: int(state) for state in TaskState},
+    **{f"RUN_{state.name}": int(state) for state in RunState},
+    **{f"POLICY_{policy.name}": int(policy) for policy in Policy},
+    **ANSWERS,
+    **{f"BY_{how}": number for number, how in enumerate(("COMPLETE", "FAIL", "SNOOZE", "PARK", "RETURN"), 1)},
+    "RELEASE_LIMIT": protocol.RELEASE_LIMIT,
+    "LOAD_VALID_MS": protocol.LOAD_VALID_MS,
+    "FORGET_MS": protocol.FORGET_MS,
+    "MAX_TASKS": MAX_TASKS,
+    "EXCLUSIVE": EXCLUSIVE,
+    "CLAIMS_KEPT_MS": 15_000,
+    "CLOCK_STEP_MS": 5_000,
+    "LOOK_LIMIT": 5_000,
+    "FORGET_LIMIT": 300,
+    "STATS_LOOK": 1_000,
+}
+
+
+class Script(NamedTuple):
+    """One verb, ready to be sent."""
+
+    verb: str
+    text: str
+    sha: str
+    args: tuple[tuple[str, str], ...]
+    """(name, kind)."""
+    header: dict[str, str]
+
+    @property
+    def first_payload(self) -> int:
+        """The place of the first payload in ARGV, counted from 1."""
+        return FIRST_ARGUMENT + len(self.args)
+
+
+def header_of(text: str) -> dict[str, str]:
+    """The header's lines by what they say; lines that go on are joined."""
+    found: dict[str, str] = {}
+    last = "purpose"
+    for line in text.splitlines():
+        if not line.startswith("--"):
+            break
+        match = re.match(r"-- (keys|args|item|answers|events|lease|include|time):(.*)", line)
+        if match:
+            last = match[1]
+            found[last] = match[2].strip()
+        else:
+            found[last] = f"{found.get(last, '')} {line[2:].strip()}".strip()
+    return found
+
+
+def _include(name: str, seen: list[str]) -> None:
+    """Adds an include and before it what it includes itself."""
+    if name in seen:
+        return
+    text = (LUA / "include" / f"{name}.lua").read_text(encoding="utf-8")
+    for other in header_of(text).get("include", "").split():
+        _include(other, seen)
+    seen.append(name)
+
+
+def _code(name: str) -> str:
+    lines = (LUA / name).read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.lstrip().startswith("--")]
+    return "\n".join(line for line in kept if line.strip())
+
+
+def _check(verb: str, header: dict[str, str], args: tuple[tuple[str, str], ...]) -> None:
+    missing = {"purpose", "keys", "args", "answers", "events", "lease", "include"} - header.keys()
+    if missing:
+        raise TypeError(f"{verb}.lua: the header does not say {', '.join(sorted(missing))}")
+    method = getattr(protocol.Engine, verb, None)
+    if method is None:
+        raise TypeError(f"{verb}.lua: the engine has no such verb")
+    wanted = tuple(inspect.signature(method).parameters)[1:]
+    if wanted != tuple(name for name, _ in args):
+        raise TypeError(f"{verb}.lua: the header has the arguments {args}, the method {wanted}")
+    unknown = set(header["keys"].split()) - NAMES
+    if unknown:
+        raise TypeError(f"{verb}.lua: keys.py knows no {', '.join(sorted(unknown))}")
+
+
+def _build(verb: str) -> Script:
+    header = header_of((LUA / f"{verb}.lua").read_text(encoding="utf-8"))
+    given = [part.split() for part in header.get("args", "").split(",") if part.strip()]
+    args = tuple((name, kind) for name, kind in given)
+    _check(verb, header, args)
+    includes: list[str] = []
+    for name in header["include"].split():
+        _include(name, includes)
+    code = [_code(f"include/{name}.lua") for name in includes] + [_code(f"{verb}.lua")]
+    body = "\n".join(code)
+    used = {name: value for name, value in CONSTANTS.items() if re.search(rf"\b{name}\b", body)}
+    bound = [f"{name} = {KINDS[kind].format(FIRST_ARGUMENT + at)}" for at, (name, kind) in enumerate(args)]
+    text = "\n".join(
+        [
+            'local open = redis.call("GET", KEYS[1])',
+            "if open ~= ARGV[1] then",
+            '  return redis.error_reply(open and "STALE " .. open or "GONE")',
+            "end",
+            "local EPOCH, P = tonumber(ARGV[1]), string.sub(KEYS[1], 1, -6) .. ARGV[1] .. ':'",
+            *(f"local {name} = {value!r}" for name, value in used.items()),
+            f"local {', '.join(MODULES)}",
+            "local function payload(number) return number > 0 and ARGV[number] or nil end",
+            f"local args = {{{', '.join(bound)}}}",
+            *code[:-1],
+            "state.begin()",
+            *(() if header.get("time") == "stands" else ("state.tick()",)),
+            code[-1],
+        ]
+    )
+    return Script(verb, text, hashlib.sha1(text.encode()).hexdigest(), args, header)
+
+
+SCRIPTS: Final = {path.name[:-4]: _build(path.name[:-4]) for path in LUA.iterdir() if path.name.endswith(".lua")}

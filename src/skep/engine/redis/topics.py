@@ -1,0 +1,111 @@
+"""Who is called back when something stirs: at once for what this process does itself, by subscription for what others do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+from redis.exceptions import RedisError
+
+from skep.engine.redis.store import RedisStore
+from skep.errors import EngineGoneError, SkepError
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 5.0
+"""How long nothing may be heard before the connection is tried."""
+FIRST_PAUSE_S: Final = 0.05
+LONGEST_PAUSE_S: Final = 1.0
+
+
+class Topics:
+    """Callbacks by topic, and the subscription that feeds them."""
+
+    def __init__(self, store: RedisStore, channel: str, me: str) -> None:
+        """`me`: what this process says of itself is not heard twice."""
+        self._store = store
+        self._channel = channel
+        self._me = me.encode()
+        self._listeners: dict[str, list[Callable[[], None]]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns once it hears; raises as a verb does when it cannot."""
+        hears = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(self._follow(hears), name="engine topics")
+        await hears
+
+    async def close(self) -> None:
+        """Harmless when repeated, or before `start`."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """Answers how to stop."""
+        listeners = self._listeners.setdefault(topic, [])
+        listeners.append(callback)
+
+        def stop() -> None:
+            if callback in listeners:
+                listeners.remove(callback)
+            if not listeners and self._listeners.get(topic) is listeners:
+                del self._listeners[topic]
+
+        return stop
+
+    def stir(self, topics: Iterable[str]) -> None:
+        """`events` last: who places or runs goes first, and what is told after that goes into one commit."""
+        for topic in sorted(topics, key=lambda topic: topic == "events"):
+            for callback in tuple(self._listeners.get(topic, ())):
+                callback()
+
+    def stir_all(self) -> None:
+        """Something may have been missed."""
+        self.stir(tuple(self._listeners))
+
+    async def _follow(self, hears: asyncio.Future[None]) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            began = asyncio.get_running_loop().time()
+            try:
+                await self._hear(hears)
+            except (RedisError, OSError, SkepError) as error:
+                if not hears.done():
+                    hears.set_exception(error if isinstance(error, SkepError) else self._store.translated(error))
+                    return
+                log.info("not hearing from Redis: %s", error)
+                if isinstance(error, EngineGoneError):
+                    self.stir_all()  # whoever looks now is told so by its verb
+                    pause_s = LONGEST_PAUSE_S
+            if asyncio.get_running_loop().time() - began > LOOK_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _hear(self, hears: asyncio.Future[None]) -> None:
+        """Until the connection fails."""
+        async with self._store.listener() as listener:
+            await listener.subscribe(self._channel)
+            if hears.done():
+                self.stir_all()
+            else:
+                hears.set_result(None)
+            asked = False
+            while True:
+                message = await listener.get_message(timeout=LOOK_S)
+                if message is None:
+                    if asked:
+                        raise TimeoutError("the subscription is silent")
+                    await listener.ping()
+                    asked = True
+                    continue
+                asked = False
+                if message["type"] == "message":
+                    who, topics = msgspec.msgpack.decode(message["data"])
+                    if who.encode() != self._me:
+                        self.stir(topics)
