@@ -70,10 +70,8 @@ def source_of(url: str) -> EngineSource | None:
 
 
 def record_of(url: str, home: Path) -> SqlRecord:
-    """The record at this URL, else the one of the data directory. Raises RefusedError."""
-    if url:
-        raise RefusedError("record: PostgreSQL is not wired yet")
-    return SqlRecord(home / RECORD_FILE)
+    """The record at this URL, else the one of the data directory. Raises RecordError."""
+    return SqlRecord(url or home / RECORD_FILE)
 
 
 class _Up:

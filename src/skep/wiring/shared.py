@@ -1,0 +1,98 @@
+"""An engine that several servers share, in a Redis; imported only where one is named."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from skep.clock import Clock
+from skep.engine.redis import RedisEngine, RedisStore, current_epoch, open_epoch, sweep
+from skep.errors import ConflictError, SkepError, StaleEpochError
+from skep.record.protocol import EngineRow, Record
+from skep.wiring.engines import ENGINE_ID, Opened, next_epoch, open_row
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 5_000
+TRIES: Final = 10
+PAUSE_S: Final = 0.01
+"""Between two looks for what earlier epochs left."""
+
+
+class RedisSource:
+    """An engine in a Redis. It is opened anew when that is another process than the recorded one, when it has lost its epoch,
+    or when the record is from before."""
+
+    shared = True
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._store: RedisStore | None = None
+        self._engine: RedisEngine | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+
+    async def open(self, record: Record, clock: Clock) -> Opened:
+        await self.close()
+        store = self._store = await RedisStore.connect(self._url)
+        process = await store.process()
+        store.bind(process)
+        for _ in range(TRIES):
+            row = await record.engine(ENGINE_ID)
+            kept = await current_epoch(store, ENGINE_ID)
+            if row is not None and row.epoch == kept:
+                if row.process == process:
+                    return await self._begin(store, kept, clock)
+                await _save_the_rest(store, record, row)
+            after = row.epoch if row is not None else 0
+            epoch = next_epoch(max(after, kept or 0), clock)
+            if await open_row(record, epoch, after, process):
+                await open_epoch(store, ENGINE_ID, epoch)
+                self._sweeping = asyncio.get_running_loop().create_task(_sweep(store, epoch))
+                log.info("the engine was opened anew in %s, epoch %d", store.where, epoch)
+                return await self._begin(store, epoch, clock)
+        raise ConflictError("servers open this engine again and again; do all of them see the same Redis and the same record?")
+
+    async def _begin(self, store: RedisStore, epoch: int, clock: Clock) -> Opened:
+        engine = self._engine = RedisEngine(store, ENGINE_ID, epoch)
+        await engine.start()
+        return Opened(engine, max(0.0, clock.now_ms() / 1000 - epoch))
+
+    async def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
+        engine, self._engine = self._engine, None
+        store, self._store = self._store, None
+        if engine is not None:
+            await engine.close()
+        if store is not None:
+            await store.close()
+
+
+async def _sweep(store: RedisStore, epoch: int) -> None:
+    """Removes what earlier epochs left, a little at a time. If it does not come to its end, the next opening does it."""
+    try:
+        cursor = 0
+        while True:
+            _, cursor = await sweep(store, ENGINE_ID, epoch, cursor)
+            if not cursor:
+                return
+            await asyncio.sleep(PAUSE_S)
+    except SkepError as error:
+        log.debug("what earlier epochs left in Redis is not removed: %s", error)
+
+
+async def _save_the_rest(store: RedisStore, record: Record, row: EngineRow) -> None:
+    """Copies what is contiguous after the mark: a Redis that was started again from its disk still has it."""
+    engine = RedisEngine(store, ENGINE_ID, row.epoch)
+    mark = row.mark
+    while True:
+        events = await engine.events(mark, BATCH)
+        if not events or events[0].n != mark + 1:
+            return
+        try:
+            await record.transcribe(ENGINE_ID, row.epoch, mark, events)
+        except StaleEpochError:
+            return  # another server does it too, and was faster
+        mark = events[-1].n
