@@ -83,7 +83,7 @@ async def test_a_statement_that_fails_is_its_own_calls_alone(kept_record: SqlRec
     """Also where it spoils the transaction, and comes to be known only when something else is asked."""
 
     def broken(tx: Transaction) -> None:
-        tx.tell("INSERT INTO flags (name, value) VALUES (?, ?)", "a", b"no text")
+        tx.tell("INSERT INTO flags (name, value) VALUES (?, ?)", "a", None)
 
     def half(tx: Transaction) -> int:
         tx.tell("INSERT INTO flags (name, value) VALUES (?, ?)", "before", "1")
@@ -101,13 +101,13 @@ async def test_a_statement_that_fails_is_its_own_calls_alone(kept_record: SqlRec
         held = Held(kept_record)
         tasks = [asyncio.ensure_future(put(kept_record, 1))]
         await asyncio.sleep(0)
-        futures = [kept_record.call(broken), kept_record.call(half)]
+        failing, halved = kept_record.call(broken), kept_record.call(half)
         tasks.append(asyncio.ensure_future(put(kept_record, 2)))
         await asyncio.sleep(0)
         held.go.set()
         await asyncio.gather(*tasks)
-        assert isinstance(futures[0].exception(5), RecordError)
-        assert futures[1].result(5) == 1
+        assert isinstance(failing.exception(5), RecordError)
+        assert halved.result(5) == 1
         assert await kept_record.flags() == {"before": "1", "after": "1"}
         await kept_record._write(lambda tx: tx.tell("DELETE FROM flags"))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from skep.errors import SkepError
-from skep.record.dialect import Dialect, Transaction, Trouble
+from skep.record.dialect import Dialect, Spoiled, Transaction, Trouble
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ def told(dialect: Dialect, error: Exception) -> SkepError:
 PATIENCE_S: Final = 2.0
 """How long a database that went is waited for: one that is started anew is back by then."""
 PAUSE_S: Final = 0.05
+ASIDE_S: Final = 0.02
 
 
 class Patience:
@@ -39,6 +41,9 @@ class Patience:
         match self._dialect.trouble(error):
             case Trouble.BUSY:
                 self._tries -= 1
+                if not isinstance(error, Spoiled):
+                    # The one that was in the way goes first; or both would meet again, as they did.
+                    time.sleep(random.uniform(0.5, 1.5) * ASIDE_S)
                 return self._tries > 0
             case Trouble.GONE:
                 now = time.monotonic()
@@ -59,8 +64,6 @@ def connect(dialect: Dialect, *, read_only: bool = False) -> Transaction:
             # Two processes that create the same file at once: switching to WAL does not wait for the lock by itself.
             if not patience.again(error):
                 raise told(dialect, error) from error
-            if dialect.trouble(error) is Trouble.BUSY:
-                time.sleep(0.02)
 
 
 class Readers:

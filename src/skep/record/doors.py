@@ -18,7 +18,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from skep.errors import RecordError
 from skep.record import artifacts, migrations
 from skep.record.check import check_record
-from skep.record.connection import Readers
+from skep.record.connection import Patience, Readers, told
 from skep.record.dialect import Dialect, Transaction
 from skep.record.sqlite import Sqlite, damaged
 from skep.record.writer import Writer
@@ -106,6 +106,15 @@ class Doors:
             raise RecordError("the record is not open; open it first, and make no calls after close")
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(fn, *args, **kwargs))
 
+    def _own(self, engine: str) -> None:
+        patience = Patience(self._dialect, 1)
+        while True:
+            try:
+                return self._dialect.own(engine)
+            except Exception as error:
+                if not patience.again(error):
+                    raise told(self._dialect, error) from error
+
     async def open(self) -> None:
         if self._threads is None and not self._inline:
             self._threads = ThreadPoolExecutor(READERS, "skep-reader")
@@ -142,6 +151,7 @@ class Doors:
         if self._threads is not None:
             self._threads.shutdown()
             self._threads = None
+        self._dialect.disown()
         if self._readers is not None:
             self._readers.close()
             self._readers = None

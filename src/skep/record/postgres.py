@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from skep.errors import RecordError, RecordUnavailableError
 from skep.record import arrays
 from skep.record.dialect import Row, Spoiled, Transaction, Trouble
+from skep.record.owner import Owner
 from skep.record.pipeline import PostgresTransaction
 
 T = TypeVar("T")
@@ -103,6 +104,7 @@ class Postgres:
         self._options = {name: value for name, value in _DEFAULTS.items() if name not in told}
         self.shown = _shown(told)
         """The URL without its secrets."""
+        self._owner = Owner(self.dial, self.shown)
 
     def dial(self, read_only: bool = False) -> Connection:
         """A new connection. Blocks for some seconds at most; raises psycopg.Error, RecordError."""
@@ -118,6 +120,7 @@ class Postgres:
                 "statement_timeout": int(limit_s * 1_000) - 1_000,
                 "lock_timeout": LOCK_MS,
                 "idle_in_transaction_session_timeout": IDLE_MS,
+                "idle_session_timeout": 0,
                 "tcp_keepalives_idle": 5,
                 "tcp_keepalives_interval": 2,
                 "tcp_keepalives_count": 3,
@@ -193,6 +196,12 @@ class Postgres:
     def size(self, tx: Transaction) -> int:
         row = tx.one("SELECT pg_database_size(current_database())")
         return int(row[0]) if row else 0
+
+    def own(self, engine: str) -> None:
+        self._owner.own(engine)
+
+    def disown(self) -> None:
+        self._owner.close()
 
     def copy(self, target: Path) -> None:
         raise RecordError(

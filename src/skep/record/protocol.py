@@ -287,6 +287,12 @@ class Record(Protocol):
 
     async def close(self) -> None: ...
 
+    async def own(self, engine: str) -> bool:
+        """Makes this process the one owner of an engine that lives in its memory, until `close` or its end. True; asked again
+        it looks whether that is still so, and takes it anew where the database was away. Raises DataInUseError naming who has
+        it. With SQLite the data directory has an owner already."""
+        ...
+
     # -- engines
 
     async def engine(self, engine: str) -> EngineRow | None: ...

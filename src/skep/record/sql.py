@@ -65,6 +65,10 @@ class SqlRecord(Doors):
 
     # -- engines
 
+    async def own(self, engine: str) -> bool:
+        await self._aside(self._own, engine)
+        return True
+
     async def engine(self, engine: str) -> EngineRow | None:
         return await self._read(runs.engine, engine)
 

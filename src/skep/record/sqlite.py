@@ -204,6 +204,12 @@ class Sqlite:
             return int(row[0]) if row else 0
         return sum(file.stat().st_size for suffix in ("", "-wal") if (file := Path(f"{self.path}{suffix}")).exists())
 
+    def own(self, engine: str) -> None:
+        """Its data directory has one owner."""
+
+    def disown(self) -> None:
+        """Nothing is held."""
+
     def copy(self, target: Path) -> None:
         if self.path is None:
             raise RecordError("a record in memory cannot be copied; give it a data directory")
