@@ -9,6 +9,7 @@ from typing import Any
 
 from skep.clock import Clock
 from skep.engine.protocol import Engine
+from skep.errors import EngineUnavailableError, RecordError, StaleEpochError
 from skep.hub.queue import labelled
 from skep.model.views import ServerStatus
 from skep.record.protocol import Record
@@ -30,6 +31,9 @@ class Insight:
         """`opening`, `rejoin`, `ready`, `draining`, `failing`."""
         self.url = ""
         """Where the network finds this server; empty: nowhere."""
+        self.server = ""
+        """The name of this one among those of its engine."""
+        self.leads: Callable[[], bool] = lambda: True
         self.trouble: Callable[[], str | None] = lambda: None
 
     def health(self) -> tuple[str, str | None]:
@@ -40,8 +44,15 @@ class Insight:
     async def status(self) -> ServerStatus:
         """Everything that is told of the server."""
         state, trouble = self.health()
-        kept = await self._record.stats()
-        runs = await self._record.count_runs(now_ms=self._clock.now_ms())
+        nodes = backlog = 0
+        kept: dict[str, Any] = {"commit_ms": 0.0, "bytes": 0, "rejected_events": 0}
+        runs: dict[int, int] = {}
+        try:  # whoever asks how it is wants to hear what does not answer, and not only that something does not
+            kept = await self._record.stats()
+            runs = await self._record.count_runs(now_ms=self._clock.now_ms())
+            nodes, backlog = len(await self._engine.nodes()), await self._engine.backlog()
+        except (RecordError, EngineUnavailableError, StaleEpochError) as error:
+            state, trouble = "failing", str(error)
         return ServerStatus(
             version=VERSION,
             protocol=self._protocol,
@@ -52,9 +63,11 @@ class Insight:
             engine=self._engine_id,
             epoch=self._engine.epoch,
             started_ms=self._started_ms,
-            nodes=len(await self._engine.nodes()),
+            server=self.server,
+            leads=self.leads(),
+            nodes=nodes,
             runs={state.label: count for state, count in labelled(runs)},
-            backlog=await self._engine.backlog(),
+            backlog=backlog,
             commit_ms=kept["commit_ms"],
             record_bytes=kept["bytes"],
             rejected_events=kept["rejected_events"],

@@ -68,6 +68,7 @@ def _live(node: LiveNode) -> NodeView:
         vram_free=free["vram"],
         running=node.leases,
         beat_ms=node.beat_ms,
+        server=node.server or None,
         version=info.version or None,
         pid=info.pid or None,
     )

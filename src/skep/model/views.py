@@ -92,6 +92,8 @@ class NodeView(msgspec.Struct, kw_only=True):
     """Leases that it holds."""
     beat_ms: int | None = None
     """When it was last heard of."""
+    server: str | None = None
+    """Through which server."""
     version: str | None = None
     pid: int | None = None
 
@@ -179,6 +181,10 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     """What fails now."""
     url: str | None = None
     """Where the network finds it; None: only its socket does."""
+    server: str = ""
+    """Its name among the servers of its engine."""
+    leads: bool = True
+    """Whether it is the one that places, records and keeps time."""
 
 
 class KeyView(msgspec.Struct, kw_only=True):

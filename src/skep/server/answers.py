@@ -14,11 +14,13 @@ from starlette.responses import Response, StreamingResponse
 from skep.client import PROTOCOL, Refusal
 from skep.errors import (
     ConflictError,
+    EngineUnavailableError,
     NotFoundError,
     RecordError,
     RefusedError,
     SkepError,
     SpecError,
+    StaleEpochError,
     WrongStateError,
 )
 from skep.hub.hub import Hub
@@ -34,12 +36,15 @@ MAX_BODY: Final = 96 << 20
 BODY_S: Final = 30.0
 """For a body, and one more second for each `BODY_RATE` bytes of it."""
 BODY_RATE: Final = 64 * 1024
+RETRY_AFTER_S: Final = "2"
 _STATUS: Final = (
     (SpecError, 422, "The request is wrong"),
     (NotFoundError, 404, "There is no such thing"),
     (WrongStateError, 409, "Not in this state"),
     (ConflictError, 409, "Another version"),
     (RecordError, 503, "The record does not answer"),
+    (EngineUnavailableError, 503, "The engine does not answer"),
+    (StaleEpochError, 503, "The engine is being opened anew"),
     (RefusedError, 422, "Refused"),
 )
 
@@ -161,7 +166,8 @@ def refusal(error: SkepError) -> Response:
     code = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "skep.errors")
     problems = [{"path": p.path, "message": p.message, "line": p.line} for p in error.problems]
     told = Refusal(title=title, status=status, detail=str(error), code=code, problems=problems)
-    return Response(_encode(told), status, media_type="application/problem+json")
+    headers = {"retry-after": RETRY_AFTER_S} if status == 503 else None
+    return Response(_encode(told), status, headers, media_type="application/problem+json")
 
 
 def told(endpoint: Endpoint) -> Endpoint:

@@ -43,11 +43,14 @@ class MemorySource:
     shared = False
 
     async def open(self, record: Record, clock: Clock) -> Opened:
+        await record.own(ENGINE_ID)
         row = await record.engine(ENGINE_ID)
         after = row.epoch if row is not None else 0
         epoch = next_epoch(after, clock)
         if not await open_row(record, epoch, after, f"{os.getpid()}-{time.monotonic_ns()}"):
-            raise RecordError("another process has just opened the engine of this record; is it shared by two machines?")
+            raise RecordError(
+                "another process has just opened the engine of this record; servers that share a record need --engine"
+            )
         return Opened(MemoryEngine(clock, epoch), 0.0)
 
     async def close(self) -> None:

@@ -78,6 +78,8 @@ class Era:
         self._prune = PruneLoop(record, clock, keep_ms)
         self._insight = Insight(engine, record, clock, engine_id, home, PROTOCOL)
         self._insight.url = url
+        self._insight.server = server
+        self._insight.leads = lambda: self.leads
         self._insight.trouble = lambda: watch.trouble
         self.hub = Hub(
             runs=parts.runs,
