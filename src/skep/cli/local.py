@@ -50,7 +50,7 @@ def _node(text: str, probed: NodeInfo) -> NodeInfo:
                     raise ValueError(f"slots: found {value!r}, expected a whole number from 1")
                 changes["slots"] = int(value)
             elif key == "cpu":
-                changes["cpu_milli"] = _milli(value)
+                changes["cpu_milli"] = milli(value)
             elif key in ("memory", "vram"):
                 changes[key] = parse_bytes(value)
             else:
@@ -61,7 +61,7 @@ def _node(text: str, probed: NodeInfo) -> NodeInfo:
     return msgspec.structs.replace(probed, **changes)
 
 
-def _milli(text: str) -> int:
+def milli(text: str) -> int:
     """Thousandths of a core. Raises ValueError."""
     try:
         cores = float(text)

@@ -15,7 +15,7 @@ from skep.model.views import NodeView
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
-STYLES: Final = {"live": "green", "draining": "yellow", "lost": "red", "retired": "dim"}
+STYLES: Final = {"live": "green", "draining": "yellow", "silent": "yellow", "lost": "red", "retired": "dim"}
 COLUMNS: Final = (
     Column("node", cut=True),
     Column("state"),
@@ -53,7 +53,7 @@ def nodes(
 
 
 def _row(node: NodeView, now_ms: int) -> list[Cell]:
-    there = node.state in ("live", "draining")
+    there = node.state in ("live", "draining", "silent")
     labels = [f"{name}={value}" if value else name for name, value in node.labels.items()]
     return [
         node.id,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from skep.clock import Clock
 from skep.engine.protocol import Engine
 from skep.errors import NotFoundError
 from skep.model.node import LiveNode
 from skep.model.views import NodeView
 from skep.record.protocol import NodeRow, Record
+
+SILENT_MS: Final = 5_000
+"""Without a sign of life for so long a node is shown as silent: it takes no work, and at 10 s it is lost."""
 
 
 class Nodes:
@@ -27,7 +32,8 @@ class Nodes:
         """Those that are there, by name; `all`: also those that left or were lost."""
         live = {node.info.id: node for node in await self._engine.nodes()}
         recorded = {row.id: row for row in await self._record.nodes(self._engine_id)}
-        views = [_live(node) for node in live.values()]
+        now_ms = self._clock.now_ms()
+        views = [_live(node, now_ms) for node in live.values()]
         if all:
             views += [_gone(row) for id, row in recorded.items() if id not in live]
         return sorted(views, key=lambda view: view.id)
@@ -49,15 +55,20 @@ class Nodes:
         return await self.get(node)
 
 
-def _live(node: LiveNode) -> NodeView:
+def _live(node: LiveNode, now_ms: int) -> NodeView:
     info, free = node.info, node.free
+    silent = bool(node.beat_ms) and now_ms - node.beat_ms > SILENT_MS
     return NodeView(
         id=info.id,
-        state="draining" if node.draining else "live",
+        state="silent" if silent else "draining" if node.draining else "live",
         incarnation=info.incarnation,
         capabilities=list(info.capabilities),
         labels=info.labels,
         executors=list(info.executors),
+        swarm=info.swarm,
+        region=info.region,
+        cost_per_hour=info.cost_per_hour,
+        weight=info.weight,
         slots=info.slots,
         slots_free=free["slots"],
         cpu=info.cpu_milli / 1000,

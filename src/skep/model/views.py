@@ -74,7 +74,7 @@ class NodeView(msgspec.Struct, kw_only=True):
 
     id: str
     state: str
-    """`live`, `draining`, `lost` or `retired`."""
+    """`live`, `draining`, `silent` (it gives no sign and is soon lost), `lost` or `retired`."""
     incarnation: int = 0
     capabilities: list[str] = []
     labels: dict[str, str] = {}
@@ -96,6 +96,10 @@ class NodeView(msgspec.Struct, kw_only=True):
     """Through which server."""
     version: str | None = None
     pid: int | None = None
+    swarm: str | None = None
+    region: str | None = None
+    cost_per_hour: float = 0
+    weight: float = 1
 
 
 class QueueStats(msgspec.Struct, kw_only=True):

@@ -15,11 +15,12 @@ from skep.node.processes import Processes
 
 
 def equip(info: NodeInfo, processes: Processes, base: Path, secrets: Mapping[str, str]) -> list[Executor]:
-    """One of each kind. `base`: where work starts that names no other place."""
+    """One of each kind, but no shell where the node runs no commands. `base`: where work starts that names no other place."""
     cores = max(info.cpu_milli // 1000, 1)
+    shell = [ShellExecutor(processes, base, secrets)] if "run" in info.executors else []
     return [
         PoolExecutor(processes, cores, info.slots, base, secrets),
-        ShellExecutor(processes, base, secrets),
+        *shell,
         IsolatedExecutor(processes, cores, base, secrets),
         HttpExecutor(secrets),
     ]

@@ -23,6 +23,7 @@ from skep.engine.protocol import OK
 from skep.errors import NotFoundError, SkepError, SupersededError
 from skep.loop import Loop
 from skep.model.node import (
+    APP,
     Adopted,
     Call,
     ErrorInfo,
@@ -224,6 +225,13 @@ class Node:
             self._watch(grant.timeout_ms, grant.token, TIMEOUT)
         if grant.deadline_ms:
             self._watch(grant.deadline_ms, grant.token, DEADLINE)
+        if call.executor == "python" and not self.info.any_app:
+            if (app := f"{APP}{str(call.call).rpartition(':')[0]}") not in self.info.capabilities:
+                attempt.fail(ErrorInfo("Refused", f"node {self.info.id} runs no function of {app.removeprefix(APP)}"))
+                return
+            attempt.grant = msgspec.structs.replace(
+                grant, base=""
+            )  # its code is here, whatever there is where it was submitted
         executor = self._executor(call)
         if executor is None:
             attempt.fail(ErrorInfo("Executor", f"node {self.info.id} does not run `{call.isolation or call.executor}` tasks"))

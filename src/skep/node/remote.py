@@ -20,7 +20,7 @@ from skep.model.node import Adopted, Grant, Held, LogChunk, NodeInfo, Outcome, P
 from skep.model.run import Token
 from skep.node import frames
 from skep.node.attempt import SUPERSEDED
-from skep.node.dial import Connection, ConnectionEnded, Dial
+from skep.node.dial import Connection, ConnectionEnded, Dial, NotAdmitted
 from skep.node.frames import BEAT_S, PROTOCOL, Frame, FrameError, Reader, messages
 from skep.node.questions import AskedTwice, Questions
 from skep.node.tokens import Tokens
@@ -45,6 +45,8 @@ LATER_S: Final = 0.5
 ALONE_S: Final = 24 * 3600.0
 """How long attempts go on without a server."""
 LEAVE_S: Final = 2.0
+AGAIN_S: Final = 30.0
+"""Between two lines of the log about a server that cannot be reached."""
 LOOKS: Final = 8
 """At the time that has passed, for each beat."""
 
@@ -99,6 +101,8 @@ class RemoteLink:
         self._beat_number = 0
         self._beaten = 0.0
         self._greeted = 0.0
+        self._told = -AGAIN_S
+        """When it was last said that no server answers."""
         self._connection: Connection | None = None
         self._acknowledged = self._now()
         """When the last beat was sent that the server has answered."""
@@ -227,14 +231,24 @@ class RemoteLink:
         while not self._leaving and not self.ended.done():
             try:
                 connection = await self._dial()
+            except NotAdmitted as error:
+                self.ended.set_result(str(error))
+                return
             except ConnectionEnded as error:
-                log.debug("no server: %s", error)
+                self._say_away(error, pause_s)
             else:
                 if await self._talk(connection):
                     pause_s = FIRST_PAUSE_S
             if not self._leaving:
                 await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _say_away(self, error: ConnectionEnded, pause_s: float) -> None:
+        """Once it is more than a hiccup, and then now and again."""
+        now = self._now()
+        if pause_s >= LONGEST_PAUSE_S and now - self._told >= AGAIN_S:
+            self._told = now
+            log.warning("no server: %s; tried again until one answers", error)
 
     async def _talk(self, connection: Connection) -> bool:
         """Until the connection ends. True if the node was admitted."""
@@ -249,13 +263,16 @@ class RemoteLink:
                 self._end(first[0])
                 return False
             welcomed = True
+            self._told = -AGAIN_S
+            log.info("%s: joined %s, which has Skep %s", self._info.id, connection.place, first[0].skep)
             self._welcomed(first[0])
             writing = asyncio.create_task(self._write(connection))
             self._hear(first[1:])
             while not self.ended.done():
                 self._hear(reader.read(await connection.receive()))
         except (ConnectionEnded, TimeoutError) as error:
-            log.debug("the connection to the server has ended: %s", error)
+            if not self._leaving:
+                log.info("%s: the connection to %s has ended: %s", self._info.id, connection.place, error or "no answer")
         except FrameError as error:
             log.warning("the server cannot be understood, and is called again: %s", error)
         except Exception:

@@ -1,4 +1,4 @@
-"""The process of a node that outlives its server.
+"""The process of a node: of one that a server started and that outlives it, or, in the foreground, of `skep node`.
 
     python -m skep.node.supervisor --home DIR --id NAME [--socket PATH] [--config FILE.json]
 
@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -26,7 +26,7 @@ from skep.config import secrets_from, socket_path
 from skep.errors import SkepError
 from skep.model.node import NodeInfo
 from skep.node.detached import Listed, cap_log, take_name
-from skep.node.dial import dial_unix
+from skep.node.dial import Dial, dial_unix
 from skep.node.equip import equip
 from skep.node.node import Node
 from skep.node.probe import node_info, probe
@@ -38,7 +38,7 @@ from skep.version import VERSION
 log = logging.getLogger("skep.node.supervisor")  # not `__main__`
 
 IDLE_S: Final = 60.0
-"""Without a server and without work it ends after so long."""
+"""Without a server and without work it ends after so long; told to end, it waits so long for one to take its outcomes."""
 LOOK_S: Final = 0.25
 LOG_S: Final = 30.0
 """Between two looks at the size of the log."""
@@ -47,19 +47,23 @@ LOG_S: Final = 30.0
 class Supervisor:
     """One node, and what it needs to be one."""
 
-    def __init__(self, home: Path, info: NodeInfo, socket: Path, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, home: Path, info: NodeInfo, dial: Dial, base: Path, secrets: Mapping[str, str], idle_s: float = IDLE_S
+    ) -> None:
+        """`base`: where work starts that names no other place. `idle_s`: without a server and without work it ends after so
+        long; infinite: never."""
         self._home = home
-        self._link = RemoteLink(dial_unix(socket))
+        self._link = RemoteLink(dial)
         self._processes = Processes()
-        executors = equip(info, self._processes, Path.cwd(), secrets_from(os.environ))
+        executors = equip(info, self._processes, base, secrets)
         self.node = self._link.holder = Node(info, self._link, executors, SystemClock())
         self._idle_s = idle_s
         self._asked = 0
         """How often it was told to end."""
         self._stirred = asyncio.Event()
 
-    async def run(self) -> None:
-        """Until it is told to end, is not wanted, or has nothing to do and nobody to ask."""
+    async def run(self) -> str:
+        """Until it is told to end, is not wanted, or has nothing to do and nobody to ask. Answers why it is not wanted."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._told_to_end)
@@ -74,6 +78,7 @@ class Supervisor:
                 await self._link.close()
             await self.node.close(give_back=True)
             await self._processes.close()
+        return self._link.ended.result() if self._link.ended.done() else ""
 
     async def _stay(self, opening: asyncio.Task[None]) -> None:
         loop = asyncio.get_running_loop()
@@ -85,7 +90,6 @@ class Supervisor:
             if self._link.connected or self._busy:
                 active = now
             if self._link.ended.done():
-                log.warning("the server does not want this node: %s", self._link.ended.result())
                 return
             if opening.done() and opening.exception() is not None:
                 opening.result()
@@ -113,21 +117,25 @@ class Supervisor:
 
     def _is_done(self, alone_s: float) -> bool:
         """Whether it has finished what it had; outcomes that nobody comes for are not kept for ever."""
-        return not self._busy or (not self.node.leases() and alone_s >= self._idle_s)
+        return not self._busy or (not self.node.leases() and alone_s >= min(self._idle_s, IDLE_S))
 
     def _told_to_end(self) -> None:
         self._asked += 1
         self._stirred.set()
         if self._asked == 1:
-            log.info("told to end: finishes what it has")
+            log.info("told to end: finishes what it has, and takes nothing new; once more stops that")
             self._link.drain()
+        elif self._asked == 2:
+            log.info("what runs is ended, and done elsewhere; once more kills it")
         elif self._asked > 2:
             os._exit(137)  # whatever runs below it ends with it
 
 
 def _info(name: str, config: Path | None, me: Listed) -> NodeInfo:
     given = msgspec.json.decode(config.read_bytes(), type=NodeInfo) if config is not None else node_info(name, probe())
-    return msgspec.structs.replace(given, id=name, incarnation=me.incarnation, version=VERSION, pid=me.pid)
+    return msgspec.structs.replace(
+        given, id=name, incarnation=me.incarnation, version=VERSION, pid=me.pid, identity=me.identity
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _supervise(home: Path, info: NodeInfo, socket: Path, idle_s: float) -> None:
-    await Supervisor(home, info, socket, idle_s).run()
+    if why := await Supervisor(home, info, dial_unix(socket), Path.cwd(), secrets_from(os.environ), idle_s).run():
+        log.warning("the server does not want this node: %s", why)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import ssl
@@ -90,6 +91,14 @@ class Listener:
                 await asyncio.wait([self._task])
             self._task = None
         self._socket.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Uvicorn takes it for a fault when a WebSocket is refused with an answer."""
+    return record.msg != "ASGI callable returned without completing handshake."
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 class _Server(uvicorn.Server):

@@ -21,6 +21,8 @@ from skep.node.processes import Processes
 
 log = logging.getLogger(__name__)
 
+ELSEWHERE: Final = ", from where the run was submitted; `skep node --app` serves functions of a module that it has itself"
+
 IDLE_S: Final = 60.0
 """After so long without work the workers of a base are ended, unless it is the last one that was used."""
 CROWD: Final = 4
@@ -85,7 +87,7 @@ class PoolExecutor:
         base = attempt.grant.base or self._home
         if crew is None or crew.base != base:
             if not os.path.isdir(base):
-                attempt.fail(ErrorInfo("NotFound", f"there is no directory {base} on this node"))
+                attempt.fail(ErrorInfo("NotFound", f"there is no directory {base} on this node{ELSEWHERE}"))
                 return
             crew = self._last = self._crews.get(base) or self._open_crew(base)
         crew.used = asyncio.get_running_loop().time()

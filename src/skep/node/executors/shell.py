@@ -263,7 +263,16 @@ class ShellExecutor:
             )
         except SpawnError as error:
             missing = any(os.strerror(number) in str(error) for number in (errno.ENOENT, errno.ENOTDIR))
-            raise Failed(ErrorInfo("NotFound" if missing else "SpawnError", clean(str(error)))) from None
+            told = _no_folder(cwd, bool(grant.base)) if missing else ""
+            raise Failed(ErrorInfo("NotFound" if missing else "SpawnError", told or clean(str(error)))) from None
+
+
+def _no_folder(cwd: Path, submitted: bool) -> str:
+    """Says that the directory is not there; empty when it is."""
+    if cwd.is_dir():
+        return ""
+    why = "; the run was submitted from another machine: make it here too, or submit it with --server" if submitted else ""
+    return f"there is no directory {clean(str(cwd))} on this node{why}"
 
 
 def _failure(exit: Exit, tail: str) -> ErrorInfo:
