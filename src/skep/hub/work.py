@@ -22,6 +22,7 @@ from skep.engine.protocol import (
     Register,
     Snooze,
 )
+from skep.errors import NotFoundError
 from skep.flow.retry import retry_in_ms
 from skep.model.node import Held, LiveNode, LogChunk, NodeInfo, Outcome, Progress
 from skep.model.run import EXCLUSIVE, Token, lock_key
@@ -109,9 +110,11 @@ class Work:
             wanted.setdefault(run, []).append(task)
         found: dict[tuple[str, int], str] = {}
         for run, which in wanted.items():
-            for live in await self._engine.tasks(run, which):
-                if live.state == TaskState.RUNNING:
-                    found[run, live.task] = live.node
+            try:
+                tasks_now = await self._engine.tasks(run, which)
+            except NotFoundError:
+                continue  # it is not loaded, or has ended: nothing of it runs
+            found.update({(run, live.task): live.node for live in tasks_now if live.state == TaskState.RUNNING})
         return found
 
     async def present(

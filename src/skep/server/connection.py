@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Final, Protocol
 
 from skep.engine.protocol import OK, SUPERSEDED
-from skep.errors import NotFoundError, SkepError, SupersededError
+from skep.errors import EngineUnavailableError, NotFoundError, RecordError, SkepError, StaleEpochError, SupersededError
 from skep.hub.work import Work
 from skep.model.node import Adopted, Grant, NodeInfo, Outcome
 from skep.model.run import Token
@@ -40,6 +40,10 @@ VERBS: Final = frozenset({*TOKEN_AT, "put_artifact", "get_artifact"})
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+AWAY: Final = (EngineUnavailableError, StaleEpochError, RecordError)
+"""What does not answer just now."""
 
 
 class Gate(Protocol):
@@ -106,8 +110,16 @@ class Connection:
             if self._lazy is not None:
                 self._lazy.cancel()
         if not self._serving.cancelled() and (error := self._serving.exception()) is not None:
-            log.error("a fault of Skep's own; the connection of a node is cut", exc_info=error)
+            self._failed(error, "a fault of Skep's own; the connection of a node is cut")
         await self._close(self._code)
+
+    def _failed(self, error: BaseException, what: str) -> None:
+        """Databases that do not answer are told of by the loops; the node calls again, and says again what it said."""
+        self._code = 1013
+        if isinstance(error, AWAY):
+            log.debug("%s: %s", what, error)
+        else:
+            log.error("%s", what, exc_info=error)
 
     async def _serve(self) -> None:
         try:
@@ -257,7 +269,7 @@ class Connection:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._asking.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("node %s: what it asked for failed", self.info.id if self.info else "", exc_info=error)
+            self._failed(error, f"node {self.info.id if self.info else ''}: what it asked for failed")
             self.cut()
 
     async def _answer(self, number: int, asked: Awaitable[Any]) -> None:
