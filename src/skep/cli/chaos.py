@@ -177,6 +177,9 @@ def _lines(card: Scorecard) -> Iterator[Line]:
         if times.count:
             said = f"p50 {_ms(times.p50)}, p99 {_ms(times.p99)}, max {_ms(times.max)}, of {times.count}"
             yield [(f"  {name:<11}", "dim"), (f"{said}: {FAILOVER[name]}", "")]
+    if card.unanswered:
+        said = ", ".join(f"{name} {count:,}" for name, count in sorted(card.unanswered.items()))
+        yield [("  unanswered ", "dim"), (f"calls that clients made again: {said}", "")]
     for name, codes in card.ended_by_themselves.items():
         yield [("  ended      ", "dim"), (f"{name} by itself, with {', '.join(map(str, codes))}", "yellow")]
     for reason, names in _by_reason(card).items():

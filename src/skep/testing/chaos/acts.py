@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from skep.client import UnreachableError
-from skep.errors import NotFoundError, RecordError, SkepError
+from skep.errors import SkepError
 from skep.testing.chaos.fleet import Fleet
 from skep.testing.chaos.program import tell
 from skep.testing.chaos.proxy import OPEN
@@ -134,7 +133,7 @@ def _drain(on: bool) -> Step:
         client, *others = fleet.clients()
         try:
             client.nodes.drain(fleet.nodes[at].name, on)
-        except (UnreachableError, RecordError, NotFoundError):
+        except SkepError:
             pass  # another fault was first
         finally:
             for each in (client, *others):

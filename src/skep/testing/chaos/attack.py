@@ -5,18 +5,18 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
-from skep.client import UnreachableError
-from skep.errors import RecordError, SkepError
+from skep.errors import SkepError
 from skep.testing.chaos import check, effects, failover, faults, ledger, story
 from skep.testing.chaos.faults import Attack
 from skep.testing.chaos.fleet import Fleet
 from skep.testing.chaos.graphs import Graphs
-from skep.testing.chaos.load import Door, Steward, Submitter
+from skep.testing.chaos.load import Door, NoAnswerError, Steward, Submitter
 from skep.testing.chaos.plan import Fault, plan
 from skep.testing.chaos.score import Scorecard
 
@@ -106,6 +106,7 @@ class Assault:
             left_out=left_out,
             seed=self._options.seed,
             ended=self._fleet.ended(),
+            unanswered=sum((person.door.unanswered for person in (*self._people, self._steward)), Counter()),
         )
 
     # -- the faults
@@ -194,7 +195,7 @@ class Assault:
         while True:
             try:
                 return door.ask(lambda client: story.read(client, run))  # type: ignore[return-value]
-            except (UnreachableError, RecordError):
+            except NoAnswerError:
                 if time.monotonic() > end:
                     raise
                 self._fleet.keep()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from skep.client import Client, UnreachableError
-from skep.errors import ConflictError, NotFoundError, RecordError, RefusedError, SkepError, WrongStateError
+from skep.client import Client
+from skep.errors import ConflictError, NotFoundError, RefusedError, SkepError, SpecError, WrongStateError
 from skep.ids import new_id
 from skep.model.views import RunSummary
 from skep.testing.chaos.check import outcomes
@@ -30,22 +31,35 @@ CANCELS: Final = 0.04
 """Of all runs."""
 
 
+REFUSALS: Final = (NotFoundError, WrongStateError, ConflictError, RefusedError, SpecError)
+"""Answers. Any other error says nothing of what became of the call."""
+
+
+class NoAnswerError(SkepError):
+    """The call is to be made again."""
+
+
 class Door:
     """One of the servers, until it does not answer; then the next one. For one thread."""
 
     def __init__(self, clients: Clients, first: int) -> None:
         self._clients = clients()
         self._at = first
+        self.unanswered: Counter[str] = Counter()
+        """Kinds of errors that were told in place of an answer."""
 
     def ask(self, what: Callable[[Client], object]) -> object:
-        """Raises UnreachableError: then the next call goes to another server."""
+        """Raises NoAnswerError: then the next call goes to another server; and what the server refuses with."""
         client = self._clients[self._at % len(self._clients)]
         try:
             return what(client)
-        except (UnreachableError, RecordError):
+        except REFUSALS:
+            raise
+        except SkepError as error:
+            self.unanswered[type(error).__name__] += 1
             client.close()
             self._at += 1
-            raise
+            raise NoAnswerError(str(error)) from error
 
     def close(self) -> None:
         for client in self._clients:
@@ -75,7 +89,7 @@ class Person:
             while not self.stopped.is_set():
                 try:
                     self.step()
-                except (UnreachableError, RecordError):
+                except NoAnswerError:
                     time.sleep(PAUSE_S)
         except BaseException as error:  # noqa: BLE001  for whoever attacks to raise
             self.faults.append(error)
@@ -105,11 +119,7 @@ class Submitter(Person):
             try:
                 self.door.ask(lambda client: client.runs.submit(spec, {"key": run}, run_id=run, base="/"))
                 break
-            except (UnreachableError, RecordError):
-                time.sleep(PAUSE_S)
-            except SkepError as error:
-                if isinstance(error, RefusedError):
-                    raise
+            except NoAnswerError:
                 time.sleep(PAUSE_S)
         self._ledger.write("accepted", run=run)
         self._accepted.append(run)

@@ -50,6 +50,8 @@ class Scorecard(msgspec.Struct):
     """Kind to why."""
     ended_by_themselves: dict[str, list[int]]
     """Programs of the fleet to their exit codes."""
+    unanswered: dict[str, int]
+    """What clients were told in place of an answer, and how often; they asked again."""
     wrong: list[str]
     """What was lost, stale or stuck, in words."""
     evidence: str | None = None
@@ -68,6 +70,7 @@ class Scorecard(msgspec.Struct):
         left_out: Mapping[str, str],
         seed: int,
         ended: Mapping[str, list[int]],
+        unanswered: Mapping[str, int],
     ) -> Scorecard:
         return Scorecard(
             seed=seed,
@@ -82,6 +85,7 @@ class Scorecard(msgspec.Struct):
             failover_ms={what: Times.of(times) for what, times in failover.items()},
             left_out=dict(left_out),
             ended_by_themselves=dict(ended),
+            unanswered=dict(unanswered),
             wrong=[
                 *(f"lost: {text}" for text in found.lost),
                 *(f"stale: {text}" for text in found.stale),

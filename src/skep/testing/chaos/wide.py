@@ -6,17 +6,19 @@ node ──line──► server ──line──► Redis
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from skep.errors import SkepError
-from skep.testing.chaos.fleet import SLOTS, Fleet, SmallFleet
+from skep.testing.chaos.fleet import SLOTS, Fleet, LocalNode, SmallFleet
 from skep.testing.chaos.places import Place, why_not
 from skep.testing.chaos.program import Program
 from skep.testing.chaos.proxy import Line, Lines
 from skep.testing.servers import NotInstalledError, PostgresServer, RedisServer, free_port
 
 LOCAL: Final = "127.0.0.1"
+CALLS: Final = find_spec("skep.cli.node") is not None
 
 
 class WideFleet(Fleet):
@@ -49,7 +51,10 @@ class WideFleet(Fleet):
             server.start()
         self.until(self._answer, "all servers answer")
         for number in range(nodes):
-            self._add_node(number, ports).start()
+            if CALLS:
+                self._add_node(number, ports).start()
+            else:
+                self.nodes.append(LocalNode(self.homes[number % servers], f"node-{number + 1}"))
 
     def _answer(self) -> bool:
         try:
@@ -69,7 +74,12 @@ class WideFleet(Fleet):
         postgres = self._line("postgres", number, self.postgres.port)
         engine = ("--engine", f"redis://{LOCAL}:{redis.port}/0")
         record = ("--record", f"postgresql://skep@{LOCAL}:{postgres.port}/skep")
-        where = ("--data", str(home), "--listen", f"{LOCAL}:{port}", "--no-node")
+        where = ["--data", str(home)]
+        if CALLS:
+            where += ["--listen", f"{LOCAL}:{port}", "--no-node"]
+        else:
+            for at in range(number, self._many[1], self._many[0]):
+                where += ["--node", f"node-{at + 1}:cpu;slots={SLOTS};cpu={SLOTS}"]
         self.homes.append(home)
         self.servers.append(self._program(name, ["up", *where, *engine, *record]))
         return port
