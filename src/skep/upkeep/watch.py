@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 from math import isinf
 
-from skep.errors import RecordError, StaleEpochError
+from skep.errors import EngineUnavailableError, RecordError, StaleEpochError
 from skep.loop import Loop, Trouble
 from skep.model.units import format_duration
 
@@ -38,6 +38,15 @@ class Watch:
             loop.on_trouble = self._changed
             if vital:
                 self._vital.add(loop)
+
+    def forget(self, loops: Iterable[Loop]) -> None:
+        """These are over: whatever they met with is no trouble any more."""
+        for loop in loops:
+            self._failing.pop(loop, None)
+            self._vital.discard(loop)
+        if not self._failing:
+            self._told.clear()
+        self._look()
 
     @property
     def trouble(self) -> str | None:
@@ -71,14 +80,15 @@ class Watch:
         self._look()
 
     def _tell(self, trouble: Trouble) -> None:
-        """Once for the record, whichever loops meet with it; else once for each loop."""
-        what = "the record" if isinstance(trouble.error, RecordError) else f"the loop {trouble.loop}"
+        """Once for the record and for the engine, whichever loops meet with it; else once for each loop."""
+        away = isinstance(trouble.error, EngineUnavailableError)
+        what = "the engine" if away else "the record" if isinstance(trouble.error, RecordError) else f"the loop {trouble.loop}"
         if what not in self._told:
             self._told.add(what)
             wait = (
                 "until it works" if isinf(self._patience_s) else f"for up to {format_duration(round(self._patience_s * 1000))}"
             )
-            log.warning("%s; tried again %s", described(trouble), wait, exc_info=trouble.error)
+            log.warning("%s; tried again %s", described(trouble), wait, exc_info=None if away else trouble.error)
 
     def _look(self) -> None:
         if self._timer is not None:
@@ -100,6 +110,6 @@ class Watch:
 def described(trouble: Trouble) -> str:
     """What it is, in a line."""
     error = trouble.error
-    if isinstance(error, RecordError) or not trouble.loop:
+    if isinstance(error, RecordError | EngineUnavailableError) or not trouble.loop:
         return str(error)
     return f"the loop {trouble.loop}: {type(error).__name__}: {error}"

@@ -105,9 +105,11 @@ class Era:
         """Of the leader, once all runs are loaded; `waits` too."""
         self._rejoining: asyncio.Task[None] | None = None
         vital = [*parts.loops, parts.waits, *([self._follow, self._lead] if shared else ())]
+        others = [schedule, self._prune, self._refresh]
         self._watch = watch
+        self._watched = [*vital, *others]
         watch.over(vital)
-        watch.over([schedule, self._prune, self._refresh], vital=False)
+        watch.over(others, vital=False)
         if shared:
             parts.transcribe.keep = KEPT
             for loop in vital:
@@ -186,10 +188,17 @@ class Era:
         parts.load.scans = False
         parts.load.caught_up.set()
         await self._stop_leading()
+        self._watch.forget([*self._early, *self._late, parts.waits, parts.reap])
         parts.waits = parts.new_waits()
-        self._watch.over([parts.waits])
+        self._watch_again()
         self._follow.mark = parts.transcribe.mark
         self._follow.start()
+
+    def _watch_again(self) -> None:
+        parts = self.parts
+        self._watched.append(parts.waits)
+        self._watch.over([*self._early, parts.waits, parts.reap])
+        self._watch.over(self._late, vital=False)
 
     async def _stop_leading(self) -> None:
         if self._rejoining is not None:
@@ -221,6 +230,7 @@ class Era:
         await parts.load.stop()
         parts.load.retire()
         await self._stop_leading()
+        self._watch.forget(self._watched)
         if record_rest and leads:
             while await parts.transcribe.run_once():
                 pass
