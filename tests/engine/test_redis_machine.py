@@ -80,8 +80,9 @@ class ReopeningRedisMachine(ReopeningMachine):
         return [subject(Core(epoch)), self.there.subject(epoch, self.engine_id)]
 
 
-EXAMPLES = 12 if settings.get_profile("default") is settings.default else None
-QUICK = {"deadline": None, "report_multiple_bugs": False, "suppress_health_check": list(HealthCheck)}
+EXAMPLES = 15
+STEPS = 30
+"""Enough for every day; a soak does what its profile says."""
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=IDS)
@@ -90,8 +91,15 @@ def test_both_engines_answer_alike(kind: type[Any], program: Path) -> None:
     there = OneLoop(server(program).url)
     try:
         machine = type(kind.__name__, (kind,), {"there": there})
-        soak = settings.default is not None and settings.default.max_examples >= 1_000
-        chosen = settings(**QUICK) if soak else settings(max_examples=15, stateful_step_count=30, **QUICK)
+        profile = settings()
+        long = profile.max_examples > settings.get_profile("default").max_examples
+        chosen = settings(
+            max_examples=profile.max_examples if long else EXAMPLES,
+            stateful_step_count=profile.stateful_step_count if long else STEPS,
+            deadline=None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        )
         run_state_machine_as_test(machine, settings=chosen)
     finally:
         there.close()

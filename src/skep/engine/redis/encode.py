@@ -127,7 +127,8 @@ def decision(item: Decision, payloads: Payloads) -> Any:
         what = pack(item.call) + pack(item.timeout_ms)
         more = pack(item.deadline_ms) + pack(item.takes) + pack(claims) + pack(item.base)
         place = (START, item.run, item.task, item.version, item.failing)
-        return (*place, item.node, item.takes, claims, item.name, payloads.add(what), payloads.add(more))
+        holds = payloads.add(pack((item.takes, claims)))
+        return (*place, item.node, holds, item.name, payloads.add(what), payloads.add(more))
     if type(item) is Settle:
         error, output = payloads.event(item.error), payloads.event(item.output)
         return SETTLE, item.run, item.task, item.version, False, item.state, item.reason, error, output

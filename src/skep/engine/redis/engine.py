@@ -38,14 +38,14 @@ from skep.engine.redis.store import RedisStore
 from skep.engine.redis.topics import Topics
 from skep.errors import EngineUnavailableError, NotFoundError
 from skep.model.event import Event
-from skep.model.node import LiveNode
+from skep.model.node import Adopted, Grant, LiveNode, LockGrant, Stop
 from skep.model.run import Token
 
 NO_TOKEN: Final = Token(0, 0)
 answer_of = msgspec.msgpack.Decoder(tuple[int, int, list[str], msgspec.Raw]).decode
 words_of = msgspec.msgpack.Decoder(list[str]).decode
 events_of = msgspec.msgpack.Decoder(list[Event]).decode
-entries_of = msgspec.msgpack.Decoder(list[InboxEntry] | bool).decode
+entries_of = msgspec.msgpack.Decoder(list[tuple[int, int, Grant | Stop | LockGrant | Adopted]] | bool).decode
 classes_of = msgspec.msgpack.Decoder(list[ReadyClass]).decode
 tasks_of = msgspec.msgpack.Decoder(list[LiveTask] | bool).decode
 adoptions_of = msgspec.msgpack.Decoder(list[tuple[str, int]]).decode
@@ -150,10 +150,10 @@ class RedisEngine:
         return await self._words("place", items, encode.decision)
 
     async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
-        entries: list[InboxEntry] | bool = entries_of(await self._say("take", node, incarnation, after, limit))
+        entries = entries_of(await self._say("take", node, incarnation, after, limit))
         if isinstance(entries, bool):
             raise NotFoundError(f"node {node} (incarnation {incarnation}) is not registered")
-        return entries
+        return [InboxEntry(number, entry) for number, _, entry in entries]
 
     async def complete(self, items: Sequence[Done]) -> list[Answer]:
         return await self._words("complete", items, encode.done)

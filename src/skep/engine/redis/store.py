@@ -37,7 +37,7 @@ class RedisStore:
         """Use `connect`."""
         self.where = _where(url)
         """The URL without its password, for messages."""
-        self.client = _client(url, self._greet)
+        self.client, self._sentinel = _client(url, self._greet)
         self.client.response_callbacks.clear()  # answers are taken as they are
         self._run_id = ""
         self._slots = asyncio.Semaphore(CONNECTIONS)
@@ -59,9 +59,8 @@ class RedisStore:
     async def close(self) -> None:
         """Harmless when repeated."""
         await self.client.aclose()
-        if isinstance(sentinel := getattr(self.client, "skep_sentinel", None), Sentinel):
-            for one in sentinel.sentinels:
-                await one.aclose()
+        for one in self._sentinel.sentinels if self._sentinel is not None else ():
+            await one.aclose()
 
     # -- which process it is
 
@@ -170,10 +169,10 @@ def _options(greet: Any) -> dict[str, Any]:
     }
 
 
-def _client(url: str, greet: Any) -> Redis:
+def _client(url: str, greet: Any) -> tuple[Redis, Sentinel | None]:
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
-        return Redis.from_url(url, max_connections=CONNECTIONS + 8, **_options(greet))
+        return Redis.from_url(url, max_connections=CONNECTIONS + 8, **_options(greet)), None
     if parts.scheme != SENTINEL:
         raise SkepError(
             f"an engine's URL begins with redis://, rediss://, unix:// or {SENTINEL}://, not {parts.scheme or url[:8]!r}"
@@ -187,8 +186,7 @@ def _client(url: str, greet: Any) -> Redis:
     login["password"] = unquote(parts.password) if parts.password else None
     sentinel = Sentinel(hosts, sentinel_kwargs=asks)  # type: ignore[no-untyped-call]
     client: Redis = sentinel.master_for(service, db=db, max_connections=CONNECTIONS + 8, **login, **_options(greet))
-    client.skep_sentinel = sentinel
-    return client
+    return client, sentinel
 
 
 def sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, int]:

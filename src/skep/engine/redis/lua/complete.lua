@@ -7,14 +7,18 @@
 -- lease: the task's
 -- include: tasks
 
+local told = state.told
+local EPOCH_TOLD = told.token_epoch .. int(EPOCH)
+
 local function complete(item)
   local run, task, n = live.run(item[1]), item[2], item[4]
   local lease = leases.of(run, task, item[3], n)
   if not lease then return leases.late(run, task, item[3], n, BY_COMPLETE) end
   leases.finish(lease, BY_COMPLETE)
-  local said = tasks.said(lease, item[6])
-  said.output = payload(item[5])
-  state.emit("succeeded", run, said)
+  local output, ran = payload(item[5]), item[6]
+  state.tell("succeeded", run, output and 7 or 6, told.task .. int(task) .. told.attempt .. int(lease.attempt) .. told.token .. int(n)
+               .. EPOCH_TOLD .. told.started_ms .. int(state.now - ran) .. told.ran_ms .. int(ran)
+               .. (output and told.output .. output or ""))
   ends.task(run, task, SUCCEEDED)
   return OK
 end

@@ -1,14 +1,28 @@
 -- Applies decisions to tasks that are still ready at the version decided on. A grant takes all that it needs, or nothing.
 -- keys: epoch engine events run tasks spec edges rest held nodes inbox leases held_by claims holders waiters line queues ready limits
 -- args: items packed
--- item: kind run task version failing, and by kind: start node takes claims name call more · expand count · park reason data ·
---       settle state reason error output. `call`, `more`, `data`, `error`, `output` are numbers of payloads
+-- item: kind run task version failing, and by kind: start node holds name call more · expand count · park reason data ·
+--       settle state reason error output. `holds` (takes, claims), `call`, `more`, `data`, `error`, `output` are numbers of payloads
 -- answers: ok not_found wrong_state paused waiting cancelling changed no_fit full
 -- events: granted skipped succeeded failed parked returned ready ended cancelling
 -- lease: none
 -- include: ends
 
+local told = state.told
+local EPOCH_TOLD = told.token_epoch .. int(EPOCH)
 local START, EXPAND, PARK, SETTLE = 1, 2, 3, 4
+local packed_holds = {}
+
+-- What an attempt takes and claims: {takes, claims}.
+local function held(number)
+  local found = packed_holds[number]
+  if not found then
+    found = cmsgpack.unpack(ARGV[number])
+    packed_holds[number] = found
+  end
+  return found
+end
+
 local GRANT = "\159" .. text("Grant")
 
 -- Gives the attempt of an earlier engine up for lost. False: it was one too many, and the task has failed.
@@ -48,7 +62,8 @@ local function start(run, r, item)
     r.version = r.version + 1
     return PAUSED
   end
-  local node, takes, list = nodes.get(item[6]), item[7], item[8]
+  local node, what = nodes.get(item[6]), held(item[7])
+  local takes, list = what[1], what[2]
   if not node or node.draining or node.coming or not nodes.take(node, takes) then return NO_FIT end
   if list[1] and not claim_all(run, r, list) then
     nodes.give_back(node, takes)
@@ -60,7 +75,8 @@ local function start(run, r, item)
   end
   ends.drop_children(run, task)
   local attempt, n = r.attempts + 1, state.n + 1
-  state.emit("granted", run, {task = task, attempt = attempt, token = n, token_epoch = EPOCH, node = node.id})
+  state.tell("granted", run, 5, told.task .. int(task) .. told.attempt .. int(attempt) .. told.token .. int(n) .. EPOCH_TOLD
+               .. told.node .. text(node.id))
   live.move(run, r, RUNNING)
   r.attempts, r.token, r.version, r.how = attempt, n, r.version + 1, 0
   leases.make(n, run, r, attempt, node, takes, list, false)
@@ -73,8 +89,8 @@ local function start(run, r, item)
     local family = live.siblings(run, task)
     parent, child = family.parent, task - family.first
   end
-  nodes.give(node, n, GRANT .. text(run.id) .. int(task) .. text(item[9]) .. int(attempt) .. nodes.token(n) .. payload(item[10])
-             .. int(r.failures) .. int(parent) .. payload(item[11]) .. int(child))
+  nodes.give(node, n, GRANT .. text(run.id) .. int(task) .. text(item[8]) .. int(attempt) .. nodes.token(n) .. payload(item[9])
+             .. int(r.failures) .. int(parent) .. payload(item[10]) .. int(child))
   return OK
 end
 

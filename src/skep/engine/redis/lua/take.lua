@@ -1,7 +1,7 @@
 -- What a node was given above number `after`; everything up to `after` is forgotten. Nothing when there is no such node.
 -- keys: epoch engine nodes inbox
 -- args: node text, incarnation number, after number, limit number
--- answers: entries, each with two numbers of 8 bytes in front
+-- answers: entries: number, number of its token, what it is
 -- events: none
 -- lease: none
 -- include: nodes
@@ -17,6 +17,4 @@ local key = P .. "inbox:" .. args.node
 local length = redis.call("LLEN", key)
 local first = found.number - length + 1
 if length > 0 and args.after >= first then redis.call("LTRIM", key, args.after - first + 1, -1) end
-local entries = redis.call("LRANGE", key, 0, args.limit - 1)
-for at, entry in ipairs(entries) do entries[at] = string.sub(entry, 17) end
-return state.finish(nil, entries)
+return state.finish(nil, redis.call("LRANGE", key, 0, args.limit - 1))

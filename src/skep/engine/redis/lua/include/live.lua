@@ -69,11 +69,9 @@ function live.task(run, task)
     run.blocks[number] = block
   end
   local at = (task - number * BLOCK) * RECORD_SIZE + 1
-  r = {task = task}
-  if at > #block then
-    r.state, r.how, r.flags, r.gone, r.unmet, r.version, r.attempts, r.failures, r.lost, r.token, r.score, r.family
-      = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
-  else
+  r = {task = task, state = 0, how = 0, flags = 0, gone = 0, unmet = 0, version = 0, attempts = 0, failures = 0, lost = 0, token = 0,
+       score = 0, family = 0}
+  if at <= #block then
     r.state, r.how, r.flags, r.gone, r.unmet, r.version, r.attempts, r.failures, r.lost, r.token, r.score, r.family
       = struct.unpack(RECORD, block, at)
   end
@@ -99,9 +97,10 @@ function live.spec(run, base)
     block = redis.call("GETRANGE", run.key .. ":spec", from, from + BLOCK * SPEC_SIZE - 1)
     run.spec_blocks[number] = block
   end
-  spec = {}
-  spec.order, spec.deadline, spec.needs, spec.window, spec.edge_at, spec.edges, spec.class, spec.policy
+  local order, deadline, needs, window, edge_at, edges, class, policy
     = struct.unpack(SPEC, block, (base - number * BLOCK) * SPEC_SIZE + 1)
+  spec = {order = order, deadline = deadline, needs = needs, window = window, edge_at = edge_at, edges = edges, policy = policy,
+          queue = run.namespace .. " " .. run.names[class + 1]}
   run.specs[base] = spec
   return spec
 end

@@ -1,6 +1,6 @@
 -- Nodes, what of them is free, their inboxes; and leases: the right of one node to make one attempt.
 -- nodes: id -> what changes; infos: id -> what it said of itself; held:<id>: numbers of its leases; inbox:<id>: entries, each
--- with its number and the number of its token in front. leases: n -> node, takes, claims; asks: n -> locks taken inside.
+-- with its number and the number of its token. leases: n -> node, takes, claims; asks: n -> locks taken inside.
 -- include: state
 
 nodes, leases = {}, {}
@@ -60,11 +60,12 @@ function nodes.give(node, n, entry)
     inbox = {}
     state.inboxes[node.id] = inbox
   end
-  inbox[#inbox + 1] = struct.pack("<I8I8", node.number, n) .. "\146" .. int(node.number) .. entry
+  inbox[#inbox + 1] = "\147" .. int(node.number) .. int(n) .. entry
   state.stir("node:" .. node.id)
 end
 
-local function token(n) return "\146" .. int(EPOCH) .. int(n) end
+local TOKEN = "\146" .. int(EPOCH)
+local function token(n) return TOKEN .. int(n) end
 nodes.token = token
 
 function nodes.stop(node, n, reason) nodes.give(node, n, "\147" .. text("Stop") .. token(n) .. text(reason)) end
@@ -75,7 +76,7 @@ function nodes.unseen(node, seen)
   local kept = redis.call("LRANGE", P .. "inbox:" .. node.id, 0, -1)
   for _, list in ipairs({kept, pending}) do
     for _, entry in ipairs(list) do
-      local number, n = struct.unpack("<I8I8", entry)
+      local _, number, n = cmsgpack.unpack_limit(entry, 2, 1)
       if number > seen then found[n] = true end
     end
   end
@@ -111,6 +112,17 @@ function nodes.forget(node)
   state.nodes[id], state.inboxes[id], state.held[id] = false, nil, nil
 end
 
+-- What a lease holds, packed once for all that hold the same.
+local held_by = {}
+local function holding(lease)
+  local plain = not lease.ended and not lease.asked
+  local known = plain and held_by[lease.takes]
+  if known and known[1] == lease.node and known[2] == lease.claims then return known[3] end
+  local packed = cmsgpack.pack({lease.node, lease.takes, lease.claims, lease.ended, lease.asked})
+  if plain then held_by[lease.takes] = {lease.node, lease.claims, packed} end
+  return packed
+end
+
 function nodes.write()
   for id, node in pairs(state.nodes) do
     if node then
@@ -134,14 +146,14 @@ function nodes.write()
     if lease == false then
       state.hash("leases")[n] = false
     elseif lease.changed then
-      state.hash("leases")[n] = cmsgpack.pack({
-        lease.run, lease.task, lease.attempt, lease.node, lease.takes, lease.claims, lease.ended, lease.asked,
-      })
+      state.hash("leases")[n] = struct.pack("<I4I4B", lease.task, lease.attempt, #lease.run) .. lease.run .. holding(lease)
     end
   end
 end
 
 -- Leases
+
+local held_so = {}
 
 function leases.get(n)
   local lease = state.leases[n]
@@ -151,8 +163,15 @@ function leases.get(n)
     state.leases[n] = false
     return nil
   end
-  local f = cmsgpack.unpack(packed)
-  lease = {n = n, run = f[1], task = f[2], attempt = f[3], node = f[4], takes = f[5], claims = f[6], ended = f[7], asked = f[8]}
+  local task, attempt, length = struct.unpack("<I4I4B", packed)
+  local what = string.sub(packed, 10 + length)
+  local f = held_so[what]  -- most leases of a node hold the same
+  if not f then
+    f = cmsgpack.unpack(what)
+    held_so[what] = f
+  end
+  lease = {n = n, run = string.sub(packed, 10, 9 + length), task = task, attempt = attempt, node = f[1], takes = f[2], claims = f[3],
+           ended = f[4], asked = f[5]}
   state.leases[n] = lease
   return lease
 end

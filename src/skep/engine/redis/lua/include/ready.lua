@@ -3,21 +3,14 @@
 
 ready = {}
 
-local function queue(run, task)
-  local spec = live.spec_of(run, task)
-  return run.namespace .. " " .. run.names[spec.class + 1]
-end
-
-local function member(run, task) return run.id .. string.format(" %06d", task) end
-
 local function change(run, task, score)
-  local name = queue(run, task)
+  local name = live.spec_of(run, task).queue
   local changes = state.queues[name]
   if not changes then
     changes = {}
     state.queues[name] = changes
   end
-  changes[member(run, task)] = score
+  changes[run.id .. string.format(" %06d", task)] = score
   return name
 end
 

@@ -83,41 +83,57 @@ function state.next_due(heap)
   return tonumber(found[2] or 0)
 end
 
--- Events
+-- Events, as MessagePack maps from field to value
 
-local KEY = {}
-for _, name in ipairs({"task", "attempt", "token", "token_epoch", "state", "first", "count", "due_ms", "started_ms", "ran_ms", "command"}) do
-  KEY[#KEY + 1] = {name, text(name)}
+local TOLD, KIND = {}, {}
+for _, name in ipairs({"n", "at_ms", "kind", "run", "task", "attempt", "token", "token_epoch", "node", "state", "reason", "tasks",
+                       "first", "count", "due_ms", "started_ms", "ran_ms", "error", "output", "data", "command"}) do
+  TOLD[name] = text(name)
 end
-local NODE, REASON, RUN, TASKS, KIND, AT, N = text("node"), text("reason"), text("run"), text("tasks"), text("kind"), text("at_ms"), text("n")
-local ERROR, OUTPUT, DATA = text("error"), text("output"), text("data")
+local WHOLE = {"task", "attempt", "token", "token_epoch", "state", "first", "count", "due_ms", "started_ms", "ran_ms", "command"}
+local RAW = {"error", "output", "data"}  -- payloads come packed
+state.told = TOLD
 
--- Tells what happened. `f`: the event's fields; payloads come packed.
-function state.emit(kind, run, f)
-  state.n = state.n + 1
-  state.at = state.at or AT .. int(state.now) .. KIND
-  local count, parts, size = 3, {"", N, int(state.n), state.at, text(kind)}, 5
+-- Tells what happened: `packed` are `count` more fields.
+function state.tell(kind, run, count, packed)
+  local n = state.n + 1
+  state.n = n
+  state.at = state.at or TOLD.at_ms .. int(state.now) .. TOLD.kind
+  local said = KIND[kind]
+  if not said then
+    said = text(kind)
+    KIND[kind] = said
+  end
   if run then
-    run.told = run.told or RUN .. text(run.id)
-    size, count = size + 1, count + 1
-    parts[size] = run.told
-  end
-  for at = 1, #KEY do
-    local value = f[KEY[at][1]]
-    if value then
-      parts[size + 1], parts[size + 2] = KEY[at][2], int(value)
-      size, count = size + 2, count + 1
+    local name = run.told
+    if not name then
+      name = TOLD.run .. text(run.id)
+      run.told = name
     end
+    state.log[#state.log + 1] = struct.pack(">BI2", 0xde, count + 4) .. TOLD.n .. int(n) .. state.at .. said .. name .. packed
+  else
+    state.log[#state.log + 1] = struct.pack(">BI2", 0xde, count + 3) .. TOLD.n .. int(n) .. state.at .. said .. packed
   end
-  if f.node then parts[size + 1], parts[size + 2], size, count = NODE, text(f.node), size + 2, count + 1 end
-  if f.reason and f.reason ~= "" then parts[size + 1], parts[size + 2], size, count = REASON, text(f.reason), size + 2, count + 1 end
-  if f.tasks then parts[size + 1], parts[size + 2], size, count = TASKS, numbers(f.tasks), size + 2, count + 1 end
-  if f.error then parts[size + 1], parts[size + 2], size, count = ERROR, f.error, size + 2, count + 1 end
-  if f.output then parts[size + 1], parts[size + 2], size, count = OUTPUT, f.output, size + 2, count + 1 end
-  if f.data then parts[size + 1], parts[size + 2], size, count = DATA, f.data, size + 2, count + 1 end
-  parts[1] = string.char(0xde, 0, count)
-  state.log[#state.log + 1] = table.concat(parts)
-  return state.n
+  return n
+end
+
+-- The same, of a table of fields.
+function state.emit(kind, run, fields)
+  local count, parts = 0, {}
+  local function add(name, packed)
+    count = count + 1
+    parts[2 * count - 1], parts[2 * count] = TOLD[name], packed
+  end
+  for _, name in ipairs(WHOLE) do
+    if fields[name] then add(name, int(fields[name])) end
+  end
+  for _, name in ipairs(RAW) do
+    if fields[name] then add(name, fields[name]) end
+  end
+  if fields.node then add("node", text(fields.node)) end
+  if fields.reason and fields.reason ~= "" then add("reason", text(fields.reason)) end
+  if fields.tasks then add("tasks", numbers(fields.tasks)) end
+  return state.tell(kind, run, count, table.concat(parts))
 end
 
 -- Tells of the tasks that became ready, run by run.
