@@ -44,7 +44,8 @@ def break_epoch() -> None:
     def next_epoch(after: int, clock: Clock) -> int:
         return after or clock.now_ms() // 1000
 
-    engines.next_epoch = shared.next_epoch = next_epoch
+    engines.next_epoch = next_epoch
+    shared.next_epoch = next_epoch  # type: ignore[attr-defined]
 
 
 def break_mark() -> None:
