@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -34,6 +35,8 @@ pack = msgspec.msgpack.Encoder().encode
 SPEC: Final = struct.Struct("<qqIIIIHB")
 """A base task: order_ms, deadline_ms, needs, window, edge_at, edges, class, policy. `live.lua` reads it."""
 START, EXPAND, PARK, SETTLE = 1, 2, 3, 4
+PIECE: Final = 1_000
+"""Tasks of a restored run that one script takes in."""
 
 
 class Payloads:
@@ -82,6 +85,20 @@ def packed_shape(shape: Shape) -> PackedShape:
     edges = b"".join(struct.pack(f"<{len(successors)}I", *successors) for successors in shape.successors)
     roots = struct.pack(f"<{len(shape.roots)}I", *shape.roots)
     return PackedShape(spec, edges, edge_at, roots, any(shape.deadlines_ms))
+
+
+def pieces(item: Load) -> Iterator[Load]:
+    """The chunk in pieces that one script takes in within a few milliseconds: those that are more than bytes to put away."""
+    heavy = item.restored or item.families or packed_shape(item.shape).timed
+    if not heavy or item.count <= PIECE:
+        yield item
+        return
+    indexes = [task.task for task in item.restored]
+    for first in range(item.first, item.first + item.count, PIECE):
+        count = min(PIECE, item.first + item.count - first)
+        known = item.restored[bisect_left(indexes, first) : bisect_left(indexes, first + count)]
+        families = item.families if first == item.first else ()
+        yield msgspec.structs.replace(item, first=first, count=count, restored=known, families=families)
 
 
 def load(item: Load, payloads: Payloads) -> Any:

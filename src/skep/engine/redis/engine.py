@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -10,6 +11,7 @@ import msgspec
 
 from skep.clock import Clock, SystemClock
 from skep.engine.protocol import (
+    OK,
     Adopt,
     Adoption,
     Answer,
@@ -41,6 +43,8 @@ from skep.model.event import Event
 from skep.model.node import Adopted, Grant, LiveNode, LockGrant, Stop
 from skep.model.run import Token
 
+BATCH: Final = 250
+"""Items in one script."""
 NO_TOKEN: Final = Token(0, 0)
 answer_of = msgspec.msgpack.Decoder(tuple[int, int, list[str], msgspec.Raw]).decode
 words_of = msgspec.msgpack.Decoder(list[str]).decode
@@ -116,15 +120,32 @@ class RedisEngine:
         return await self._say(verb, pack(rows), *more, payloads=payloads)
 
     async def _words(self, verb: str, items: Sequence[Any], row: Row) -> list[Answer]:
-        if not items:
-            return []
-        answers: list[Any] = words_of(await self._tell(verb, items, row))
+        """Many items go in several calls, so that no script holds the others up."""
+        answers: list[Any] = []
+        for first in range(0, len(items), BATCH):
+            answers += words_of(await self._tell(verb, items[first : first + BATCH], row))
         return answers
 
     # -- runs
 
     async def load(self, items: Sequence[Load]) -> list[Answer]:
-        return await self._words("load", items, encode.load)
+        answers: list[Answer] = []
+        batch: list[Load] = []
+        for item in items:
+            if item.restored or item.count > encode.PIECE:
+                answers += await self._words("load", batch, encode.load)
+                batch = []
+                answers.append(await self._load_large(item))
+            else:
+                batch.append(item)
+        return answers + await self._words("load", batch, encode.load)
+
+    async def _load_large(self, item: Load) -> Answer:
+        for piece in encode.pieces(item):
+            (answer,) = await self._words("load", [piece], encode.load)
+            if answer != OK:
+                return answer
+        return OK
 
     async def open(self, runs: Sequence[str]) -> list[Answer]:
         return await self._words("open", runs, lambda run, _: run)
@@ -145,6 +166,9 @@ class RedisEngine:
 
     async def ready(self, limit: int) -> list[ReadyClass]:
         return classes_of(await self._say("ready", limit))
+
+    async def survey(self, limit: int) -> tuple[list[LiveNode], list[ReadyClass]]:
+        return await asyncio.gather(self.nodes(), self.ready(limit))
 
     async def place(self, items: Sequence[Decision]) -> list[Answer]:
         return await self._words("place", items, encode.decision)
