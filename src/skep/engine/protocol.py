@@ -391,6 +391,10 @@ class Engine(Protocol):
         """Up to `limit` tasks of each class, best first. Changes nothing."""
         ...
 
+    async def survey(self, limit: int) -> tuple[list[LiveNode], list[ReadyClass]]:
+        """`nodes` and `ready` in one look."""
+        ...
+
     async def place(self, items: Sequence[Decision]) -> list[Answer]: ...
     async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
         """What the node was given above number `after`; everything up to `after` is forgotten. Raises NotFoundError."""

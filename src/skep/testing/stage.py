@@ -178,6 +178,7 @@ class Stage:
         self.load = LoadLoop(self.engine, self.record, self.catalog, self.clock, ENGINE_ID)
         self.place = PlaceLoop(self.engine, self.catalog, self.outputs, self.clock)
         self.transcribe = TranscribeLoop(self.engine, self.record, ENGINE_ID, self._told, self._missed)
+        self.place.mark = lambda: self.transcribe.mark
         self.promote = PromoteLoop(self.engine, self.clock)
         self.reap = ReapLoop(self.engine, self.clock)
         self.loops: list[Loop] = [self.load, self.place, self.promote, self.reap, self.transcribe]

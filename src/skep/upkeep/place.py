@@ -4,7 +4,7 @@ applies both only if the task is still ready at the version that was decided on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -63,6 +63,10 @@ class PlaceLoop(Loop):
         self._facts: dict[tuple[str, tuple[str, ...]], Facts] = {}
         """What was looked up in this pass, by run and names of tasks: the children of a map look at the same."""
         self._deep_ms = 0
+        self._free = MOST
+        """Slots that were free when it last looked."""
+        self.mark: Callable[[], int] = lambda: self._engine.heard
+        """The last event that is recorded, as the transcriber knows it."""
         self.unplaced: dict[str, int] = {}
         """Requirement class to ready tasks seen for which nothing was free in the last pass."""
         self.paused: set[str] = set()
@@ -71,15 +75,16 @@ class PlaceLoop(Loop):
         """Whether nothing at all is to be decided: nodes may still come with work that is under way."""
 
     async def run_once(self) -> bool:
-        if self.waits or await self._engine.backlog() > BACKLOG:
+        if self.waits or self._engine.heard - self.mark() > BACKLOG:
             return False
-        nodes = [node for node in await self._engine.nodes() if not node.coming]
-        free = sum(node.free["slots"] for node in nodes if not node.draining)
-        limit = min(max(free, LEAST), MOST)
-        classes = await self._engine.ready(self._depth(limit))
+        limit = min(max(self._free, LEAST), MOST)
+        found, classes = await self._engine.survey(self._depth(limit))
+        nodes = [node for node in found if not node.coming]
+        self._free = sum(node.free["slots"] for node in nodes if not node.draining)
         self.unplaced = {}
         if not classes:
             return False
+        more = self._free > limit and any(len(ready.tasks) >= limit for ready in classes)
         items: list[EngineDecision] = []
         self._facts.clear()
         for ready in classes:
@@ -92,7 +97,7 @@ class PlaceLoop(Loop):
         answers = await self._engine.place(items)
         settled = await self._after(items, answers)
         # What was skipped or expanded made others ready, which woke us; a full pass of starts may have left some behind.
-        return settled or len(items) >= MOST
+        return settled or more or len(items) >= MOST
 
     async def settle(self, runs: Collection[str]) -> bool:
         """Does for these runs what needs neither a node nor anybody else, as far as it goes. True when there was anything."""

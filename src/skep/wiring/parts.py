@@ -52,6 +52,7 @@ class Parts:
         self.load = LoadLoop(engine, record, self.catalog, clock, engine_id)
         self.place = PlaceLoop(engine, self.catalog, self.outputs, clock)
         self.transcribe = TranscribeLoop(engine, record, engine_id, self.told, self.missed)
+        self.place.mark = lambda: self.transcribe.mark
         self.promote = PromoteLoop(engine, clock)
         self.reap = ReapLoop(engine, clock)
         self.runs = Runs(record, self.catalog, self.load, feed, clock, engine_id)

@@ -161,6 +161,9 @@ class MemoryEngine:
     async def ready(self, limit: int) -> list[ReadyClass]:
         return self.core.ready(limit)
 
+    async def survey(self, limit: int) -> tuple[list[LiveNode], list[ReadyClass]]:
+        return self.core.list_nodes(), self.core.ready(limit)
+
     async def tasks(self, run: str, tasks: Sequence[int]) -> list[LiveTask]:
         return self.core.tasks(run, tasks)
 

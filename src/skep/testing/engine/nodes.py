@@ -56,6 +56,10 @@ class NodeSuite(Suite):
         assert [node.coming for node in await drive.engine.nodes()] == [False, False]
         assert await drive.offer(0, node="m") == OK
 
+    async def test_a_survey_is_both(self, drive: Driver) -> None:
+        await drive.submit(shape(size=3))
+        assert await drive.engine.survey(2) == (await drive.engine.nodes(), await drive.engine.ready(2))
+
     async def test_nodes_show_when_they_last_gave_a_sign(self, drive: Driver) -> None:
         began = {node.info.id: node.beat_ms for node in await drive.engine.nodes()}
         drive.clock.advance(700)
