@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from skep.config import socket_path
+from skep.testing.servers import PostgresServer
 
 MACHINE = {"skep", "python", "sqlite", "clock", "open files", "processes", "memory"}
 DATA = {"data", "disk", "file system", "fsync", "commit", "record", "server"}
@@ -99,3 +100,16 @@ def test_a_record_of_the_future_means_that_the_clock_was_set_back(skep: Any) -> 
     later = (skep.home / "record.sqlite").stat().st_mtime + 86_400
     os.utime(skep.home / "record.sqlite", (later, later))
     assert findings(skep, code=1)["clock and record"]["level"] == "wrong"
+
+
+def test_a_record_in_postgresql_is_looked_at(skep: Any) -> None:
+    with PostgresServer(fsync="off") as server:
+        found = {one["what"]: one for one in skep.json("doctor", "--record", server.url, "--json", code=1)["findings"]}
+        assert found["record"]["found"] == f"none yet in {server.url}"
+        assert found["database fsync"]["level"] == "wrong"
+        assert found["postgresql"]["level"] == found["database commit"]["level"] == "fine"
+        secret = server.url.replace("skep@", "skep:hunter2@")
+        server.kill()
+        done = skep("doctor", "--record", secret, code=1)
+        assert "does not answer" in done.stdout
+        assert "hunter2" not in done.stdout + done.stderr

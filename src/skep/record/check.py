@@ -10,8 +10,11 @@ from typing import Final
 
 import msgspec
 
-from skep.errors import NotFoundError
+from skep.errors import NotFoundError, RecordError
+from skep.record.connection import connect, told
+from skep.record.places import dialect_of
 from skep.record.schema import VERSION
+from skep.record.settings import PostgresReport, report
 
 
 class RecordReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +40,25 @@ class RecordReport(msgspec.Struct, frozen=True, kw_only=True):
         if self.sound:
             return f"sound: schema version {self.version}, {found}"
         return f"{found} can still be read" if self.runs or self.tasks else "nothing that can be read"
+
+
+def check_database(url: str) -> PostgresReport:
+    """Looks at a record in PostgreSQL, beside servers that use it. Blocks; raises RecordError, also for a newer schema."""
+    dialect = dialect_of(url)
+    try:
+        tx = connect(dialect)
+        try:
+            found = report(tx)
+        finally:
+            tx.close()
+    except Exception as error:
+        raise told(dialect, error) from error
+    if (found.version or 0) > VERSION:
+        raise RecordError(
+            f"record {found.shown} has schema version {found.version}, newer than version {VERSION} of this Skep: run the Skep"
+            " that wrote it"
+        )
+    return found
 
 
 PROBLEMS: Final = 5

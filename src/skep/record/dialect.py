@@ -37,6 +37,17 @@ class Spoiled(Exception):
     """
 
 
+class Concern(NamedTuple):
+    """A setting of the database that does not do."""
+
+    what: str
+    """Its name."""
+    found: str
+    advice: str
+    wrong: bool
+    """What was acknowledged may be lost; else it could only be better."""
+
+
 class Bulk(NamedTuple):
     """A statement over many rows: `head`, the rows in the place of a SELECT, `tail`."""
 
@@ -116,6 +127,11 @@ class Dialect(Protocol):
     far: bool
     """True when it is reached over a network: nothing is asked of it on an event loop's own thread, and artifacts are rows."""
 
+    @property
+    def shown(self) -> str:
+        """Where it is, for people; without secrets."""
+        ...
+
     def connect(self, *, read_only: bool = False) -> Transaction: ...
 
     def trouble(self, error: BaseException) -> Trouble: ...
@@ -125,6 +141,10 @@ class Dialect(Protocol):
         ...
 
     def tables(self, tx: Transaction) -> set[str]: ...
+
+    def concerns(self, tx: Transaction) -> list[Concern]:
+        """Settings that do not do, the worst first."""
+        ...
 
     def size(self, tx: Transaction) -> int:
         """Bytes that the database takes."""

@@ -7,6 +7,7 @@ so reads take the writer's way too; inline, everything runs on the thread that c
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -19,40 +20,18 @@ from skep.errors import RecordError
 from skep.record import artifacts, migrations
 from skep.record.check import check_record
 from skep.record.connection import Patience, Readers, told
-from skep.record.dialect import Dialect, Transaction
+from skep.record.dialect import Transaction
+from skep.record.places import dialect_of
 from skep.record.sqlite import Sqlite, damaged
 from skep.record.writer import Writer
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 READERS: Final = 2
 """Reader threads: a long listing does not hold up a short question."""
-
-
-def is_url(where: Path | str | None) -> bool:
-    """Whether it names a PostgreSQL database."""
-    return isinstance(where, str) and where.startswith(("postgresql://", "postgres://"))
-
-
-def dialect_of(where: Path | str | None) -> Dialect:
-    """Of a file, a URL, or of memory. Raises RecordError."""
-    if where is None or isinstance(where, Path):
-        return Sqlite(where)
-    if not is_url(where):
-        scheme = where.partition("://")[0] if "://" in where else ""
-        raise RecordError(
-            f"a record cannot be kept in {scheme}://…; expected postgresql://user@host:5432/database"
-            if scheme
-            else "a record is named by a path or by postgresql://user@host:5432/database"
-        )
-    try:
-        from skep.record.postgres import Postgres  # noqa: PLC0415  psycopg is an extra
-    except ImportError as error:
-        raise RecordError(
-            f"a record in PostgreSQL needs the extra `postgres`: `pip install 'skep[postgres]'` ({error})"
-        ) from error
-    return Postgres(where)
 
 
 class Doors:
@@ -130,6 +109,8 @@ class Doors:
             raise
         if self._readers is None and self._dialect.shared and not self._inline:
             self._readers = Readers(self._dialect)
+        for concern in await self._read(self._dialect.concerns):
+            log.warning("the record's database: %s; %s", concern.found, concern.advice)
         if self._folder is None and self._temporary is None and not self._dialect.far:
             self._temporary = tempfile.TemporaryDirectory(prefix="skep-artifacts-")
             self.files = artifacts.Files(Path(self._temporary.name))

@@ -12,8 +12,8 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 
 from skep.errors import RecordError, RecordUnavailableError
-from skep.record import arrays
-from skep.record.dialect import Row, Spoiled, Transaction, Trouble
+from skep.record import arrays, settings
+from skep.record.dialect import Concern, Row, Spoiled, Transaction, Trouble
 from skep.record.owner import Owner
 from skep.record.pipeline import PostgresTransaction
 
@@ -116,7 +116,7 @@ class Postgres:
             connection.prepared_max = 300
             arrays.register(connection)
             self._check(connection)
-            settings = {
+            wanted = {
                 "statement_timeout": int(limit_s * 1_000) - 1_000,
                 "lock_timeout": LOCK_MS,
                 "idle_in_transaction_session_timeout": IDLE_MS,
@@ -127,7 +127,7 @@ class Postgres:
                 "default_transaction_read_only": "on" if read_only else "off",
                 "jit": "off",
             }
-            ours = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
+            ours = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in wanted.items())
             # Long lists of events are compressed, where the server can do that with little work.
             lz4 = "FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)"
             connection.execute(f"SELECT {ours}, (SELECT set_config(name, 'lz4', false) {lz4})")
@@ -193,6 +193,9 @@ class Postgres:
     def tables(self, tx: Transaction) -> set[str]:
         return {name for (name,) in tx.all("SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()")}
 
+    def concerns(self, tx: Transaction) -> list[Concern]:
+        return settings.concerns(tx)
+
     def size(self, tx: Transaction) -> int:
         row = tx.one("SELECT pg_database_size(current_database())")
         return int(row[0]) if row else 0
@@ -205,7 +208,9 @@ class Postgres:
 
     def copy(self, target: Path) -> None:
         raise RecordError(
-            f"record {self.shown}: make backups of it with PostgreSQL's own `pg_dump`, and bring them back with `pg_restore`"
+            f"record {self.shown}: make backups of it with PostgreSQL's own `pg_dump --format=custom`, and bring them back with"
+            " `pg_restore` while no server runs. Then let every engine be opened anew:"
+            " `psql -c \"UPDATE engines SET process = 'restored' WHERE embedded = 0\"`"
         )
 
 

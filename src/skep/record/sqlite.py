@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from skep.errors import RecordError
-from skep.record.dialect import Bulk, Row, Transaction, Trouble
+from skep.record.dialect import Bulk, Concern, Row, Transaction, Trouble
 
 BULK_ROWS: Final = 512
 """Rows in one statement at most: 512 rows of 18 columns stay well below SQLite's 32,766 parameters."""
@@ -161,6 +161,10 @@ class Sqlite:
         self.busy_ms = busy_ms
         """How long a transaction waits for the lock."""
 
+    @property
+    def shown(self) -> str:
+        return str(self.path or "in memory")
+
     def connect(self, *, read_only: bool = False) -> SqliteTransaction:
         # Owned by one thread at a time, but opened and closed from others.
         connection = sqlite3.connect(
@@ -193,10 +197,13 @@ class Sqlite:
         advice = _ADVICE.get(_code(error) or 0)
         if advice is None:
             return RecordError(f"the record refused this: {type(error).__name__}: {error}")
-        return RecordError(f"record {self.path or 'in memory'}: {advice} (SQLite: {error})")
+        return RecordError(f"record {self.shown}: {advice} (SQLite: {error})")
 
     def tables(self, tx: Transaction) -> set[str]:
         return {name for (name,) in tx.all("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")}
+
+    def concerns(self, tx: Transaction) -> list[Concern]:
+        return []  # it has its settings from us
 
     def size(self, tx: Transaction) -> int:
         if self.path is None:

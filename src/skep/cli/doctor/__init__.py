@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 
@@ -19,17 +20,27 @@ SIGNS = {FINE: ("✓ ", "green"), NOTE: ("! ", "yellow"), WRONG: ("✗ ", "red")
 
 
 @app.command()
-def doctor(data: remote.Home = None, json: remote.Json = False) -> None:
+def doctor(
+    record_url: Annotated[
+        str,
+        typer.Option(
+            "--record", metavar="URL", envvar="SKEP_RECORD", help="The PostgreSQL in which the server keeps its record."
+        ),
+    ] = "",
+    data: remote.Home = None,
+    json: remote.Json = False,
+) -> None:
     """Look for what is wrong with this machine, the data directory and the server; exits with 1 when something is.
 
     **Examples**
 
     - `skep doctor`
+    - `skep doctor --record postgresql://skep@db/skep`
     - `skep doctor --json | jq '.findings[] | select(.level != "fine")'`
     """
     home = data_home(data)
     found: list[Finding] = []
-    for look in (machine.look(), data_directory.look(home), record.look(home), server.look(home)):
+    for look in (machine.look(), data_directory.look(home), record.look(home, record_url), server.look(home)):
         for finding in look:
             found.append(finding)
             if not json:
