@@ -13,11 +13,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from skep.errors import ConflictError, RefusedError, SkepError, SupersededError
-from skep.model.node import Adopted, LockGrant, NodeInfo, Stop
+from skep.model.node import Adopted, LockGrant, NodeInfo, Outcome, Stop
 from skep.model.run import Claim, Token
 from skep.node import frames, unrecorded
 from skep.node.attempt import Attempt
 from skep.node.frames import PROTOCOL, Hello, Welcome, messages
+from skep.server import connection
 from tests.server.links import FakeWork, Joined, Served, grant
 
 
@@ -439,3 +440,151 @@ async def test_a_put_whose_answer_was_lost_is_no_conflict_with_itself(
         else:
             with pytest.raises(ConflictError):
                 await put
+
+
+# -- who is who
+
+
+async def test_two_nodes_with_one_name_are_told_apart(served: Served) -> None:
+    async def node(identity: str, incarnation: int) -> Joined:
+        joined = Joined(served.path, incarnation=incarnation)
+        joined.node.info = msgspec.structs.replace(joined.node.info, identity=identity)
+        return joined
+
+    async with await node("a", 5) as first:
+        for incarnation in (4, 5, 6):
+            with pytest.raises(RefusedError, match=r"another node is named 'n'.*--name"):
+                await (await node("b", incarnation)).node.open()
+        assert served.work.registered == {"n": 5}
+        assert first.link.connected
+        async with await node("a", 6):  # the same one, started again
+            assert "later start" in await asyncio.wait_for(first.link.ended, 10)
+            assert served.work.registered == {"n": 6}
+
+
+async def test_the_name_of_a_lost_node_is_free(served: Served) -> None:
+    async with Joined(served.path) as first:
+        served.work.identities["n"] = "a"
+        await first.link.close()
+        await served.work.until(lambda: served.work.retired == [("n", True)])
+        second = Joined(served.path)
+        second.node.info = msgspec.structs.replace(second.node.info, identity="b")
+        async with second:
+            assert served.work.registered == {"n": 1}
+
+
+# -- nodes that lie
+
+
+async def hello(served: Served, opened: Any) -> None:
+    for message in messages([Hello(PROTOCOL, NodeInfo("n"))]):
+        await opened.send(message)
+    assert isinstance(said(await opened.recv())[0], Welcome)
+    await opened.send(next(messages([frames.Present(1, [], [])])))
+    await served.work.until(lambda: served.work.complete)
+
+
+def outcome(number: int, task: int) -> Outcome:
+    return Outcome("run-1", task, Token(7, number), 1, "succeeded", b"1")
+
+
+async def test_an_outcome_of_another_nodes_attempt_changes_nothing(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    work = served.work
+    work.elsewhere = {("run-1", 2): "m", ("run-1", 3): "n"}
+    async with served.connect() as opened:
+        await hello(served, opened)
+        work.give(grant("mine", 1))
+        await opened.recv()
+        reported = [outcome(1, 1), outcome(2, 2), outcome(3, 3), outcome(4, 4)]
+        await opened.send(next(messages([frames.Report(2, reported, 1)])))
+        await work.until(lambda: len(work.outcomes) >= 3)
+        assert [o.token.n for o in work.outcomes] == [1, 3, 4], "what nobody runs is for the engine to judge"
+        work.record()
+        heard = said(await opened.recv())
+        assert [frame.number for frame in heard if isinstance(frame, frames.Recorded)], "and it is not said again"
+    assert "attempts of other nodes" in caplog.text
+
+
+async def test_outcomes_of_other_nodes_are_not_presented(served: Served) -> None:
+    work = served.work
+    work.elsewhere = {("run-1", 2): "m"}
+    async with served.connect() as opened:
+        await hello(served, opened)
+        await opened.send(next(messages([frames.Present(2, [], [outcome(2, 2), outcome(5, 5)])])))
+        await work.until(lambda: work.complete == 2)
+    assert [o.token.n for o in work.outcomes] == [5]
+
+
+@pytest.mark.parametrize(
+    ("verb", "args"),
+    [
+        ("load_checkpoint", []),
+        ("save_checkpoint", [b"x"]),
+        ("get_state", ["k"]),
+        ("put_state", ["k", b"v", 0, None]),
+        ("claim", ["db", 1, 1_000, False]),
+    ],
+)
+async def test_nobody_asks_in_the_name_of_another_nodes_attempt(served: Served, verb: str, args: list[Any]) -> None:
+    served.work.elsewhere = {("run-1", 2): "m"}
+    async with served.connect() as opened:
+        await hello(served, opened)
+        await opened.send(next(messages([frames.Ask(9, verb, ["run-1", 2, Token(7, 2), *args])])))
+        answers: list[frames.Answer] = []
+        while not answers:
+            answers = [frame for frame in said(await opened.recv()) if type(frame) is frames.Answer]
+        answer = answers[0]
+        assert answer.error is not None
+        assert answer.error[0] == "SupersededError"
+    assert served.work.asked == []
+
+
+# -- nodes that do not read, or say nothing
+
+
+async def test_what_a_node_asks_for_and_does_not_read_is_not_gathered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "UNSENT", 1 << 20)
+    work = served.work
+    work.artifacts.append(b"x" * (1 << 20))
+    got = 0
+    whole = work.get_artifact
+
+    async def count(artifact: str) -> bytes:
+        nonlocal got
+        got += 1
+        return await whole(artifact)
+
+    monkeypatch.setattr(work, "get_artifact", count)
+    async with served.connect() as opened:
+        await hello(served, opened)
+        asks = [frames.Ask(number, "get_artifact", ["artifact-1"]) for number in range(200)]
+        await opened.send(next(messages(asks)))
+        seen = -1
+        while seen != got:  # until it stands still
+            seen = got
+            await asyncio.sleep(0.2)
+        assert got < 100
+        answers: list[frames.Answer] = []
+        reader = frames.Reader(frames.from_server)
+        async with asyncio.timeout(20):
+            while len(answers) < 200:
+                answers += [frame for frame in reader.read(await opened.recv(decode=False)) if type(frame) is frames.Answer]
+        assert {answer.number for answer in answers} == set(range(200))
+
+
+async def test_who_says_nothing_is_cut(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HELLO_S", 0.2)
+    async with served.connect() as opened:
+        (refused,) = said(await opened.recv())
+        assert "Hello" in refused.reason
+        with pytest.raises(ConnectionClosed):
+            await opened.recv()
+
+
+async def test_a_stranger_may_not_send_much(served: Served) -> None:
+    async with served.connect() as opened:
+        part = msgspec.msgpack.encode([frames.Part(b"\x00" * frames.PART, False)])
+        for _ in range(3):
+            await opened.send(part)
+        (refused,) = said(await opened.recv())
+        assert "more than 1 MiB" in refused.reason

@@ -72,6 +72,7 @@ class Network:
         at = listener.address
         guard.loopback = is_loopback(at.host)
         if not guard.loopback and not keys.usable:
+            await self.stop()
             raise RefusedError(
                 f"{self._at} can be reached from other machines, and there is no key yet: {MAKE}. Then start again"
             )
