@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,14 +27,13 @@ class Program:
         *,
         module: Sequence[str] = ("skep",),
         inside: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
     ) -> None:
-        """`module`: with its own first arguments. `inside`: a command that runs it, for one in another network namespace.
-        `env`: beside this process's environment."""
+        """`module`: with its own first arguments. `inside`: a command that runs it, for one in another network namespace."""
         self.name = name
         self.log = log
         self._command = [*inside, sys.executable, "-m", *module, *arguments]
-        self._env = {**os.environ, **(env or {})}
+        self.env: dict[str, str] = {}
+        """Beside this process's environment."""
         self.process: subprocess.Popen[bytes] | None = None
         self.wanted = False
         self.ended: list[int] = []
@@ -44,9 +43,10 @@ class Program:
     def start(self) -> None:
         """Does not wait until it answers."""
         self.wanted = True
+        env = {**os.environ, **self.env}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.log.parent, env=self._env
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.log.parent, env=env
             )
 
     def keep(self) -> None:

@@ -6,19 +6,20 @@ node ──line──► server ──line──► Redis
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
 from skep.errors import SkepError
-from skep.testing.chaos.fleet import SLOTS, Fleet, LocalNode, SmallFleet
+from skep.testing.chaos.fleet import SLOTS, Fleet, SmallFleet
+from skep.testing.chaos.graphs import WORK
 from skep.testing.chaos.places import Place, why_not
 from skep.testing.chaos.program import Program
 from skep.testing.chaos.proxy import Line, Lines
 from skep.testing.servers import NotInstalledError, PostgresServer, RedisServer, free_port
 
 LOCAL: Final = "127.0.0.1"
-CALLS: Final = find_spec("skep.cli.node") is not None
 
 
 class WideFleet(Fleet):
@@ -31,6 +32,7 @@ class WideFleet(Fleet):
         self.no_places = why_not()
         self._many = servers, nodes
         self._thread: Lines | None = None
+        self._key = ""
 
     def describe(self) -> str:
         assert self.redis is not None
@@ -50,11 +52,9 @@ class WideFleet(Fleet):
         for server in self.servers:
             server.start()
         self.until(self._answer, "all servers answer")
+        self._key = self._make_key()
         for number in range(nodes):
-            if CALLS:
-                self._add_node(number, ports).start()
-            else:
-                self.nodes.append(LocalNode(self.homes[number % servers], f"node-{number + 1}"))
+            self._add_node(number, ports).start()
 
     def _answer(self) -> bool:
         try:
@@ -65,6 +65,14 @@ class WideFleet(Fleet):
             return False
         return True
 
+    def _make_key(self) -> str:
+        """With which nodes come in: they call from other addresses than the loopback."""
+        command = (sys.executable, "-m", "skep", "keys", "create", "--role", "node", "--data", str(self.homes[0]))
+        done = subprocess.run(command, capture_output=True, check=False, text=True)
+        if done.returncode:
+            raise SkepError(f"no key for nodes could be made: {done.stderr.strip()}")
+        return done.stdout.strip()
+
     def _add_server(self, number: int) -> int:
         """Answers the port on which it listens."""
         assert self.redis is not None
@@ -74,12 +82,7 @@ class WideFleet(Fleet):
         postgres = self._line("postgres", number, self.postgres.port)
         engine = ("--engine", f"redis://{LOCAL}:{redis.port}/0")
         record = ("--record", f"postgresql://skep@{LOCAL}:{postgres.port}/skep")
-        where = ["--data", str(home)]
-        if CALLS:
-            where += ["--listen", f"{LOCAL}:{port}", "--no-node"]
-        else:
-            for at in range(number, self._many[1], self._many[0]):
-                where += ["--node", f"node-{at + 1}:cpu;slots={SLOTS};cpu={SLOTS}"]
+        where = ("--data", str(home), "--listen", f"{LOCAL}:{port}", "--no-node")
         self.homes.append(home)
         self.servers.append(self._program(name, ["up", *where, *engine, *record]))
         return port
@@ -92,8 +95,9 @@ class WideFleet(Fleet):
         host = place.host if place is not None else LOCAL
         lines = [self._line("node", number, port, host) for port in ports]
         servers = ",".join(f"http://{host}:{line.port}" for line in lines)
-        what = ("--node", f"{name}:cpu;slots={SLOTS};cpu={SLOTS}", "--data", str(self.folder / name))
+        what = ("--name", name, "--slots", str(SLOTS), "--cpu", str(SLOTS), "--app", WORK, "--data", str(self.folder / name))
         node = self._program(name, ["node", "--server", servers, *what], place.inside if place is not None else ())
+        node.env["SKEP_TOKEN"] = self._key
         self.nodes.append(node)
         return node
 
