@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -53,6 +52,7 @@ entries_of = msgspec.msgpack.Decoder(list[tuple[int, int, Grant | Stop | LockGra
 classes_of = msgspec.msgpack.Decoder(list[ReadyClass]).decode
 tasks_of = msgspec.msgpack.Decoder(list[LiveTask] | bool).decode
 adoptions_of = msgspec.msgpack.Decoder(list[tuple[str, int]]).decode
+survey_of = msgspec.msgpack.Decoder(tuple[list[LiveNode], list[ReadyClass]]).decode
 nodes_of = msgspec.msgpack.Decoder(list[LiveNode]).decode
 decode = msgspec.msgpack.decode
 
@@ -168,7 +168,7 @@ class RedisEngine:
         return classes_of(await self._say("ready", limit))
 
     async def survey(self, limit: int) -> tuple[list[LiveNode], list[ReadyClass]]:
-        return await asyncio.gather(self.nodes(), self.ready(limit))
+        return survey_of(await self._say("survey", limit))
 
     async def place(self, items: Sequence[Decision]) -> list[Answer]:
         return await self._words("place", items, encode.decision)

@@ -21,7 +21,7 @@ from skep.model.run import EXCLUSIVE, MAX_TASKS, Policy
 from skep.model.state import RunState, TaskState
 
 LUA: Final = files("skep.engine.redis") / "lua"
-MODULES: Final = ("state", "live", "nodes", "leases", "ready", "claims", "ends", "restore", "tasks", "commands")
+MODULES: Final = ("state", "live", "nodes", "leases", "ready", "claims", "ends", "restore", "tasks", "commands", "look")
 FIRST_ARGUMENT: Final = 4
 """What stands before in ARGV, counted from 1: epoch, time, who calls."""
 KINDS: Final = {
@@ -111,7 +111,10 @@ def _code(name: str) -> str:
     return "\n".join(line for line in kept if line.strip())
 
 
-def _check(verb: str, header: dict[str, str], args: tuple[tuple[str, str], ...]) -> None:
+def check(verb: str, header: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """The arguments that a header names, (name, kind) each. Raises TypeError where it does not fit the method or the keys."""
+    given = [part.split() for part in header.get("args", "").split(",") if part.strip()]
+    args = tuple((name, kind) for name, kind in given)
     missing = {"purpose", "keys", "args", "answers", "events", "lease", "include"} - header.keys()
     if missing:
         raise TypeError(f"{verb}.lua: the header does not say {', '.join(sorted(missing))}")
@@ -124,13 +127,12 @@ def _check(verb: str, header: dict[str, str], args: tuple[tuple[str, str], ...])
     unknown = set(header["keys"].split()) - NAMES
     if unknown:
         raise TypeError(f"{verb}.lua: keys.py knows no {', '.join(sorted(unknown))}")
+    return args
 
 
 def _build(verb: str) -> Script:
     header = header_of((LUA / f"{verb}.lua").read_text(encoding="utf-8"))
-    given = [part.split() for part in header.get("args", "").split(",") if part.strip()]
-    args = tuple((name, kind) for name, kind in given)
-    _check(verb, header, args)
+    args = check(verb, header)
     includes: list[str] = []
     for name in header["include"].split():
         _include(name, includes)

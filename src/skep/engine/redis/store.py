@@ -7,6 +7,7 @@ refused with EngineGoneError: a failover, a restart and a restored backup are al
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -28,6 +29,8 @@ CONNECTIONS: Final = 32
 OLDEST: Final = (6, 2)
 SMALLEST_MEMORY: Final = 64 * 2**20
 SENTINEL: Final = "redis+sentinel"
+SENTINEL_PORT: Final = 26_379
+HOST: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d+))?")
 
 
 class RedisStore:
@@ -79,9 +82,15 @@ class RedisStore:
 
     async def _greet(self, connection: Any) -> None:
         """Runs on each new connection, before it is used."""
-        await connection.on_connect()
-        await connection.send_command("INFO", "server")
-        found = _run_id(_info(await connection.read_response()), self.where)
+        try:
+            await connection.on_connect()
+            await connection.send_command("INFO", "server")
+            self._same(_run_id(_info(await connection.read_response()), self.where))
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+
+    def _same(self, found: str) -> None:
         if self._run_id and found != self._run_id:
             raise EngineGoneError(
                 f"Redis at {self.where} is another process than before (run_id {found[:8]}, was {self._run_id[:8]}):"
@@ -196,10 +205,10 @@ def sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, int]:
     path = [unquote(part) for part in parts.path.split("/") if part]
     hosts = []
     for name in names.split(","):
-        host, _, port = name.rpartition(":") if ":" in name.partition("]")[2] or "[" not in name else (name, "", "")
-        if not name or (port and not port.isdigit()):
+        match = HOST.fullmatch(name)
+        if match is None:
             raise SkepError(f"expected {SENTINEL}://host:port,host:port/service/db, found {_where(url)}")
-        hosts.append(((host or name).strip("[]"), int(port or 26379)))
+        hosts.append((match[1].strip("[]"), int(match[2] or SENTINEL_PORT)))
     if not 1 <= len(path) <= 2 or (len(path) == 2 and not path[1].isdigit()):
         raise SkepError(f"expected {SENTINEL}://host:port,host:port/service/db, found {_where(url)}: name the service")
     return hosts, path[0], int(path[1]) if len(path) == 2 else 0

@@ -1,0 +1,161 @@
+"""The store: what is refused at the start, and that another process is always noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from skep.engine.redis import RedisStore
+from skep.engine.redis.store import sentinel_parts
+from skep.errors import EngineGoneError, EngineUnavailableError, SkepError
+from skep.testing.servers import RedisServer, free_port
+from tests.engine.servers import IDS, PROGRAMS, server, until
+
+pytestmark = pytest.mark.parametrize("program", PROGRAMS, ids=IDS)
+
+
+@pytest.fixture
+def redis(program: Path) -> Iterator[RedisServer]:
+    """One of the test's own, to do harm to."""
+    with RedisServer(program=program) as started:
+        yield started
+
+
+async def test_a_store_says_which_process_it_is(program: Path) -> None:
+    store = await RedisStore.connect(server(program).url)
+    assert len(await store.process()) == 40
+    assert await store.process() == await store.process()
+    used, most = await store.memory()
+    assert 0 < used < most
+    await store.close()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        (("--maxmemory", "256mb", "--maxmemory-policy", "allkeys-lru"), "maxmemory-policy noeviction"),
+        (("--maxmemory", "32mb"), "maxmemory to at least 64mb"),
+    ],
+)
+async def test_what_would_lose_work_is_refused_and_the_setting_named(
+    program: Path, options: tuple[str, ...], setting: str
+) -> None:
+    with RedisServer(None, *options, program=program) as wrong, pytest.raises(SkepError, match=setting):
+        await RedisStore.connect(wrong.url)
+
+
+async def test_no_limit_and_a_large_one_are_fine(program: Path) -> None:
+    with RedisServer(None, "--maxmemory", "64mb", program=program) as small:
+        store = await RedisStore.connect(small.url)
+        assert (await store.memory())[1] == 64 * 2**20
+        await store.close()
+
+
+async def test_nobody_there_is_said_without_the_password(program: Path) -> None:
+    with pytest.raises(EngineUnavailableError) as caught:
+        await RedisStore.connect(f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_wrong_password_is_said(program: Path, redis: RedisServer) -> None:
+    opened = await RedisStore.connect(redis.url)
+    await opened.command("CONFIG", "SET", "requirepass", "right")
+    await opened.close()
+    for url in (redis.url, redis.url.replace("127", ":hunter2@127")):
+        with pytest.raises(SkepError, match="password"):
+            await RedisStore.connect(url)
+    store = await RedisStore.connect(redis.url.replace("127", ":right@127"))
+    await store.process()
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host", "redis+sentinel://host:1", "redis+sentinel://host:x/main", "redis+sentinel://host/main/0/1"]
+)
+async def test_a_wrong_url_is_refused(program: Path, url: str) -> None:
+    with pytest.raises(SkepError, match=r"redis\+sentinel://"):
+        await RedisStore.connect(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("redis+sentinel://a:1,b:2/main/3", ([("a", 1), ("b", 2)], "main", 3)),
+        ("redis+sentinel://user:pass@a/main", ([("a", 26379)], "main", 0)),
+        ("redis+sentinel://[::1]:5/my%20name", ([("::1", 5)], "my name", 0)),
+    ],
+)
+def test_sentinels_are_named_in_the_url(program: Path, url: str, parts: object) -> None:
+    assert sentinel_parts(url) == parts
+
+
+async def test_another_process_is_refused(program: Path, redis: RedisServer) -> None:
+    store = await RedisStore.connect(redis.url)
+    store.bind(await store.process())
+    redis.kill()
+    with pytest.raises(EngineUnavailableError):
+        await store.command("PING")
+    redis.start()
+    for _ in range(3):
+        with pytest.raises(EngineGoneError, match="another process"):
+            await store.command("PING")
+    store.bind("")
+    assert await store.command("PING") == b"PONG"
+    await store.close()
+
+
+async def test_a_frozen_server_does_not_hold_a_caller_for_ever(
+    program: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skep.engine.redis.store.ANSWER_S", 0.3)
+    store = await RedisStore.connect(redis.url)
+    redis.freeze()
+    with pytest.raises(EngineUnavailableError):
+        await asyncio.wait_for(store.command("PING"), 5)
+    redis.thaw()
+    assert await store.command("PING") == b"PONG"
+    await store.close()
+
+
+async def test_after_a_failover_the_new_master_is_another_process(program: Path, redis: RedisServer, tmp_path: Path) -> None:
+    """A real sentinel moves the service to the replica."""
+    replica = RedisServer(None, "--replicaof", "127.0.0.1", str(redis.port), program=program)
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor main 127.0.0.1 {redis.port} 1\n"
+        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+    )
+    watcher = await asyncio.create_subprocess_exec(
+        str(program), str(config), "--sentinel", stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        with replica:
+            url = f"redis+sentinel://127.0.0.1:{port}/main/0"
+            store = await until(lambda: RedisStore.connect(url))
+            store.bind(await store.process())
+            await until(lambda: _known(port, "slaves=1"))
+            redis.kill()
+            with pytest.raises(EngineGoneError):
+                await until(lambda: store.command("PING"), passing=EngineUnavailableError)
+            await store.close()
+            again = await until(lambda: RedisStore.connect(url))
+            assert await again.process() != store.bound
+            await again.close()
+    finally:
+        watcher.kill()
+        await watcher.wait()
+
+
+async def _known(port: int, word: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"INFO sentinel\r\n")
+    said = (await reader.read(4096)).decode()
+    writer.close()
+    await writer.wait_closed()
+    if word not in said:
+        raise EngineUnavailableError(said)
