@@ -55,7 +55,7 @@ def _command(fleet: Fleet) -> str:
 
 
 def _several(fleet: Fleet) -> str:
-    return _ours(fleet) or ("" if fleet.leads else "the fleet has one server, which leads: server-kill is that")
+    return _ours(fleet) or ("" if len(fleet.servers) > 1 else "the fleet has one server, which leads: server-kill is that")
 
 
 def _lines(fleet: Fleet) -> str:

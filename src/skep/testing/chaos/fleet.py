@@ -122,8 +122,6 @@ class Fleet:
         """New ones, one for each server."""
         return [Client(home) for home in self.homes]
 
-    leads = False
-    """Whether one of several servers leads."""
     ours = True
     """Whether its processes are ours to kill."""
     one_machine = True
@@ -134,7 +132,14 @@ class Fleet:
     """Why it is a smaller one than could be."""
 
     def leader(self) -> int:
-        """Which of the servers leads."""
+        """Which of the servers leads, as far as they say; else the first."""
+        for at, client in enumerate(self.clients()):
+            try:
+                with client:
+                    if client.insight.status().leads:
+                        return at
+            except SkepError:
+                continue  # it is not there, or has no engine
         return 0
 
     def keep(self) -> None:
