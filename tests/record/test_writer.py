@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from skep.errors import NotFoundError, RecordError
+from skep.errors import NotFoundError, RecordError, RefusedError
 from skep.model.event import Event
 from skep.record import kept, migrations
 from skep.record.dialect import Transaction, Trouble
-from skep.record.protocol import EngineRow
+from skep.record.protocol import EngineRow, NewRun
 from skep.record.sql import SqlRecord
 from skep.record.sqlite import Sqlite
 from skep.record.writer import Writer
@@ -132,6 +132,26 @@ async def test_one_failing_call_never_fails_its_neighbours(kept_record: SqlRecor
     assert isinstance(error, RecordError)
     assert isinstance(error.__cause__, ValueError)
     assert await kept_record.get_state("n", "half", NOW) is None
+
+
+async def test_runs_that_wait_are_accepted_as_one(kept_record: SqlRecord) -> None:
+    def new(id: str, **fields: Any) -> NewRun:
+        return NewRun(id=id, engine="e1", workflow="w", definition=b"{}", digest="d", accepted_ms=NOW, **fields)
+
+    held = Held(kept_record)
+    before = kept_record.writer.calls
+    tasks = [asyncio.ensure_future(kept_record.accept([new(f"r{n}"), new("same")])) for n in range(100)]
+    tasks.append(asyncio.ensure_future(kept_record.accept([new("a\0b"), new("last", priority=2**70)])))
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    held.go.set()
+    cancelled, *answers, refused = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert answers == [[(f"r{n}", True), ("same", False)] for n in range(1, 100)]
+    assert not isinstance(refused, BaseException)
+    assert [type(answer) for answer in refused] == [RefusedError, RefusedError]
+    assert kept_record.writer.calls - before == 2, "the held call's own, and one for all"
+    assert await kept_record.unfinished("e1") == 101
 
 
 async def test_the_blocking_door(record: SqlRecord) -> None:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 BULK_ROWS: Final = 4_096
 """Rows in one statement at most."""
-FETCHED: Final = (32, 256, 1_024)
+FETCHED: Final = (64, 512, 1_024)
 """Rows that `each` asks for, first and then."""
 LOCKS: Final = 256
 """Different locks of one kind: names share them by chance, so that a large transaction does not use up the server's."""

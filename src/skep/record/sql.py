@@ -27,6 +27,7 @@ from skep.record import (
     transcribe,
     waits,
 )
+from skep.record.batch import Batch
 from skep.record.doors import Doors
 from skep.record.protocol import (
     Accepted,
@@ -60,6 +61,8 @@ PRUNED: Final = 200
 class SqlRecord(Doors):
     """The `Record`; see `Doors` for where it is kept."""
 
+    _accepts: Batch[NewRun, Accepted | Exception] | None = None
+    """The last that was handed to the writer."""
     _backups = 0
     """How many are being made: artifacts stay meanwhile."""
 
@@ -84,8 +87,19 @@ class SqlRecord(Doors):
     # -- commands
 
     async def accept(self, new: Sequence[NewRun]) -> list[Accepted | Exception]:
-        write = self._write_small if len(new) <= FEW else self._write
-        return await write(runs.accept, new)
+        if len(new) > FEW:
+            return await self._write(runs.accept, new)
+        if self._inline or not self.writer.busy:
+            return await self._write_small(runs.accept, new)
+        loop = asyncio.get_running_loop()
+        batch = self._accepts
+        place = batch.add(new) if batch is not None and batch.loop is loop else None
+        if batch is None or place is None:
+            batch = self._accepts = Batch(runs.accept, loop)
+            place = batch.add(new) or 0
+            batch.answers = self.writer.queued(batch, loop)
+        answers = await asyncio.shield(batch.answers)
+        return answers[place : place + len(new)]
 
     async def command(self, run: str, verb: str, data: bytes, at_ms: int, after: int | None = None) -> Command:
         return await self._write(runs.command, run, verb, data, at_ms, after)

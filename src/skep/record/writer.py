@@ -139,9 +139,18 @@ class Writer:
                 if answer.error is not None:
                     raise answer.error
                 return answer.value  # type: ignore[no-any-return]
+        return await self.queued(call, loop)
+
+    def queued(self, call: Callable[[Transaction], T], loop: asyncio.AbstractEventLoop) -> asyncio.Future[T]:
+        """The call's answer to be, on that loop, which is this thread's."""
         future: asyncio.Future[T] = loop.create_future()
         self._submit(_Job(call, future, loop))
-        return await future
+        return future
+
+    @property
+    def busy(self) -> bool:
+        """Whether what is asked now waits for something before it."""
+        return self._turn.locked() or not self._queue.empty()
 
     def idle(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether this process seems to have nothing else to do than the small call that asks.
