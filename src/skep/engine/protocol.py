@@ -464,6 +464,10 @@ class Engine(Protocol):
         """How many events are above the mark."""
         ...
 
+    async def memory(self) -> tuple[int, int]:
+        """Bytes that the engine's store uses, and how many it may; 0: not known, or no other than this process'."""
+        ...
+
     async def mark(self) -> int:
         """The highest mark that `trim` was told: the record has everything up to it."""
         ...

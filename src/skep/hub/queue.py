@@ -67,7 +67,7 @@ class Queue:
             slots=sum(node.info.slots for node in nodes),
             slots_free=sum(node.free["slots"] for node in nodes if not node.draining),
             oldest_ready_ms=live.oldest_ready_ms or None,
-            full=self._load.full,
+            full=self._load.full or self._place.crowded,
         )
 
     async def _runs(self, namespace: str) -> dict[str, int]:

@@ -162,12 +162,13 @@ class LoadLoop(Loop):
                     break
             if answer == OK:
                 opened.append(row)
-                self._loading.add(row.id)
-                self.live.add(row.id)
             elif answer == FULL:
                 self.full = True
         if opened:
             await self._engine.open([row.id for row in opened])
+            self._loading.update(row.id for row in opened)
+            if not self._retired:
+                self.live.update(row.id for row in opened)
 
     def _refuse(self, row: RunRow, error: SkepError) -> None:
         if row.id not in self._refused:

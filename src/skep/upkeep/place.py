@@ -71,11 +71,13 @@ class PlaceLoop(Loop):
         """Requirement class to ready tasks seen for which nothing was free in the last pass."""
         self.paused: set[str] = set()
         """Namespaces of which nothing is started; `*`: of none. What needs nobody goes on: skips, and maps that unfold."""
+        self.crowded = False
+        """Whether the engine's store has no room for more: what runs may end, and makes some."""
         self.waits = False
         """Whether nothing at all is to be decided: nodes may still come with work that is under way."""
 
     async def run_once(self) -> bool:
-        if self.waits or self._engine.heard - self.mark() > BACKLOG:
+        if self.waits or self.crowded or self._engine.heard - self.mark() > BACKLOG:
             return False
         limit = min(max(self._free, LEAST), MOST)
         found, classes = await self._engine.survey(self._depth(limit))

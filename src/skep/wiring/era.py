@@ -7,6 +7,7 @@ accept, answer and serve nodes all the same, and hear what was recorded by follo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from skep.hub.queue import Queue
 from skep.hub.schedules import Schedules
 from skep.hub.tasks import Tasks
 from skep.loop import Loop
+from skep.model.units import format_bytes
 from skep.record.protocol import Record
 from skep.upkeep.follow import KEPT, FollowLoop
 from skep.upkeep.lead import LeadLoop
@@ -37,6 +39,11 @@ from skep.upkeep.schedule import ScheduleLoop
 from skep.upkeep.watch import Watch
 from skep.wiring.parts import Parts
 
+log = logging.getLogger(__name__)
+
+CROWDED: Final = 0.6
+"""Of the store's memory: beyond this nothing more is started."""
+IDLE_S: Final = 3_600.0
 LONGEST_PAUSE_S: Final = 0.5
 """Between two tries of a loop, where a database is across a network: it is at work again soon after that is back."""
 
@@ -99,6 +106,8 @@ class Era:
         self._follow = FollowLoop(engine, parts.told, parts.missed)
         self._lead = LeadLoop(engine, server, self._gained, self._lost)
         self._refresh = Loop(self._look_at_queue, "queue")
+        if not shared:
+            self._refresh.interval_s = IDLE_S
         self._early = [parts.transcribe, parts.place, parts.promote]
         """Of the leader, at once."""
         self._late: list[Loop] = [schedule, self._prune]
@@ -150,8 +159,18 @@ class Era:
         return Rejoin(self._engine, parts.load, parts.place, parts.work.report, expected)
 
     async def _look_at_queue(self) -> bool:
+        """What is paused, and how full the store is."""
+        place = self.parts.place
+        before = place.paused, place.crowded
         await self._queue.open()
-        self.parts.place.wake()
+        used, limit = await self._engine.memory() if self._shared else (0, 0)
+        crowded = bool(limit) and used > CROWDED * limit
+        if crowded != place.crowded:
+            place.crowded = crowded
+            how = "nothing is started until it has room" if crowded else "it has room again"
+            log.warning("the engine's store uses %s of %s: %s", format_bytes(used), format_bytes(limit), how)
+        if before != (place.paused, place.crowded):
+            place.wake()
         return False
 
     # -- leading

@@ -182,6 +182,9 @@ class MemoryEngine:
     async def backlog(self) -> int:
         return self.core.n - self.core.mark
 
+    async def memory(self) -> tuple[int, int]:
+        return 0, 0
+
     async def mark(self) -> int:
         return self.core.mark
 
