@@ -142,8 +142,9 @@ class Steward(Person):
         self._round: list[str] = []
 
     def step(self) -> None:
-        new, self._met = self._accepted[self._met :], len(self._accepted)
-        for run in new:
+        while self._met < len(self._accepted):
+            run = self._accepted[self._met]
+            self._met += 1
             self.open[run] = (time.monotonic(), None)
             if not self.quiet and self._chance.random() < CANCELS:
                 self._cancel(run)
