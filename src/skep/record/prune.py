@@ -6,6 +6,7 @@ goes a few thousand rows at a time; a process that ends meanwhile leaves the not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from skep.record import chunks
 from skep.record.artifacts import Files
 from skep.record.definitions import forget_unused
-from skep.record.dialect import Transaction
+from skep.record.dialect import Bulk, Transaction
 from skep.record.labels import remove_labels
 from skep.record.schema import KEYS
 
@@ -27,6 +28,13 @@ ROWS: Final = 2_000
 """Rows that one step deletes of a table."""
 
 
+MANY: Final = (100, 10)
+"""Runs whose rows go in one step, if they have few."""
+
+_TAKEN: Final = Bulk("DELETE FROM runs WHERE seq IN (", "int", ")")
+_NOTED: Final = Bulk("INSERT INTO pruned (run_id)", "text", "ON CONFLICT DO NOTHING")
+
+
 def take_runs(tx: Transaction, ended_before_ms: int, limit: int) -> int:
     """Deletes the rows of ended runs, oldest first, but for children whose parents go on. Answers how many."""
     tx.lock("prune")
@@ -37,10 +45,9 @@ def take_runs(tx: Transaction, ended_before_ms: int, limit: int) -> int:
             " (SELECT 1 FROM runs p WHERE p.id = r.parent_run AND p.state < 3) ORDER BY finished_ms LIMIT ?"
         )
         ended = tx.all(sql, ended_before_ms, limit)
-        for seq, id, _, accepted_ms, labels in ended:
-            tx.tell("DELETE FROM runs WHERE seq = ?", seq)
-            remove_labels(tx, seq, accepted_ms, msgspec.json.decode(labels))
-            tx.tell("INSERT INTO pruned (run_id) VALUES (?) ON CONFLICT DO NOTHING", id)
+        tx.many(_TAKEN, [(seq,) for seq, *_ in ended])
+        remove_labels(tx, [(seq, accepted_ms, msgspec.json.decode(labels)) for seq, _, _, accepted_ms, labels in ended])
+        tx.many(_NOTED, [(id,) for _, id, *_ in ended])
         forget_unused(tx, [digest for _, _, digest, _, _ in ended])
     return len(ended)
 
@@ -49,20 +56,39 @@ def sweep(tx: Transaction) -> bool:
     """One step of what deleted runs left behind. False when nothing is left."""
     tx.lock("prune")
     with tx.savepoint():
-        left = ROWS
-        for (run,) in tx.all("SELECT run_id FROM pruned ORDER BY run_id LIMIT ?", ROWS):
-            for table, key in KEYS.items():
-                # Up to the key of the row after the last that goes; all, when there is none.
-                bound = tx.one(f"SELECT {key} FROM {table} WHERE run_id = ? ORDER BY {key} LIMIT 1 OFFSET ?", run, left)
-                if bound:
-                    marks = ", ".join("?" * len(bound))
-                    tx.tell(f"DELETE FROM {table} WHERE run_id = ? AND ({key}) < ({marks})", run, *bound)
-                    return True
-                left -= tx.run(f"DELETE FROM {table} WHERE run_id = ?", run)
-            tx.tell("DELETE FROM pruned WHERE run_id = ?", run)
-            if left <= 0:
-                return True
-    return False
+        going = [run for (run,) in tx.all("SELECT run_id FROM pruned ORDER BY run_id LIMIT ?", MANY[0])]
+        if not going:
+            return False
+        if not any(_sweep_small(tx, going[:many]) for many in MANY):
+            _sweep_large(tx, going[0])
+    return True
+
+
+def _sweep_small(tx: Transaction, runs: Sequence[str]) -> bool:
+    """All that these runs have, if that is no more than one step may delete."""
+    some = f"run_id IN ({', '.join('?' * len(runs))})"
+    left = ROWS
+    for table in KEYS:
+        row = tx.one(f"SELECT COUNT(*) FROM (SELECT 1 FROM {table} WHERE {some} LIMIT ?) AS few", *runs, left + 1)
+        left -= row[0] if row else 0
+        if left < 0:
+            return False
+    for table in (*KEYS, "pruned"):
+        tx.tell(f"DELETE FROM {table} WHERE {some}", *runs)
+    return True
+
+
+def _sweep_large(tx: Transaction, run: str) -> None:
+    """The next rows of a run that has many."""
+    left = ROWS
+    for table, key in KEYS.items():
+        # Up to the key of the row after the last that goes; all, when there is none.
+        bound = tx.one(f"SELECT {key} FROM {table} WHERE run_id = ? ORDER BY {key} LIMIT 1 OFFSET ?", run, left)
+        if bound:
+            tx.tell(f"DELETE FROM {table} WHERE run_id = ? AND ({key}) < ({', '.join('?' * len(bound))})", run, *bound)
+            return
+        left -= tx.run(f"DELETE FROM {table} WHERE run_id = ?", run)
+    tx.tell("DELETE FROM pruned WHERE run_id = ?", run)
 
 
 def age(tx: Transaction, *, ended_before_ms: int, now_ms: int) -> bool:
