@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ class Pair:
         self.nodes: list[ScriptedNode] = []
         self.eras: dict[str, Era] = {}
 
-    async def server(self, name: str) -> Era:
+    async def server(self, name: str, expected: Sequence[str] = ()) -> Era:
         era = self.eras[name] = Era(
             self.engine,
             self.record,
@@ -46,8 +46,8 @@ class Pair:
             shared=True,
             home=None,
             keep_ms=0,
-            expected=(),
-            fresh=lambda: False,
+            expected=expected,
+            fresh=lambda: bool(expected),
         )
         await era.start()
         return era
@@ -164,3 +164,34 @@ async def test_a_node_that_went_to_another_server_is_not_lost(pair: Pair) -> Non
     assert await b.hub.work.lose("n", 1)
     assert await a.hub.nodes.list() == []
     assert (await a.hub.runs.summary(run)).state == "running"
+
+
+async def test_a_lease_that_is_lost_during_the_rejoin_does_not_leave_nodes_waiting(pair: Pair) -> None:
+    before = await pair.server("before")
+    node = await pair.node(before, "n", {"t": HOLD})
+    run = await before.hub.runs.submit(workflow({"t": RUN, "u": RUN | {"needs": ["t"]}}))
+    await pair.until(lambda: node.held)
+    await pair.until(lambda: before.parts.transcribe.mark == pair.engine.heard)
+    await before.stop(record_rest=True)
+    node.end("t")
+
+    pair.engine = MemoryEngine(pair.clock, 6)
+    row = EngineRow(id="e", epoch=6, mark=0, process="q", embedded=False)
+    assert await pair.record.open_engine(row, after_epoch=5)
+    pair.eras.clear()
+    pair.nodes.clear()
+    a = await pair.server("a", expected=["n", "one that never comes"])
+    assert a.leads
+    assert await a.hub.work.register(node.info, beats=False, coming=True) == "ok"
+    presenting = asyncio.create_task(a.hub.work.present("n", 1, [], node.outcomes))
+    await asyncio.sleep(0.05)
+    assert not presenting.done(), "it waits for the other one"
+    pair.clock.advance(10_000)
+    assert await pair.engine.lead("another", 1)
+    await pair.until(lambda: not a.leads)
+    await pair.until(presenting.done)
+    pair.clock.advance(10_000)
+    await pair.until(lambda: a.leads)
+    later = await pair.node(a, "m")
+    assert await pair.end(a, run) is RunState.SUCCEEDED
+    assert later.started == ["u"], "what the node brought was taken up"

@@ -166,10 +166,12 @@ def test_nothing_is_started_while_redis_is_nearly_full(fleet: Fleet) -> None:
     a = fleet.server("a")
     a.until(lambda: a.client.nodes.list(), "the node is there")
     fleet.redis_is_told(b"CONFIG", b"SET", b"maxmemory", b"64mb")
-    fleet.redis_is_told(b"SET", b"else", b"x" * (45 << 20))
+    others = [b"else-%d" % at for at in range(44)]
+    for name in others:
+        fleet.redis_is_told(b"SET", name, b"x" * (1 << 20))
     a.until(lambda: a.client.queue.stats().full, "it says that it is full")
     run = a.client.runs.submit(flow({"t": fleet.writes()}))
     a.until(lambda: a.client.queue.stats().ready == 1, "it is loaded")
     assert not fleet.begun()
-    fleet.redis_is_told(b"DEL", b"else")
+    fleet.redis_is_told(b"DEL", *others)
     assert ends(a.client, [run.id]) == ["succeeded"]

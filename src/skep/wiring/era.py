@@ -112,7 +112,9 @@ class Era:
         """Of the leader, at once."""
         self._late: list[Loop] = [schedule, self._prune]
         """Of the leader, once all runs are loaded; `waits` too."""
+        self._beginning: asyncio.Task[None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
+        """Goes on when the lease is lost: nodes wait for it, and what they brought may be half taken up."""
         vital = [*parts.loops, parts.waits, *([self._follow, self._lead] if shared else ())]
         others = [schedule, self._prune, self._refresh]
         self._watch = watch
@@ -180,24 +182,25 @@ class Era:
         await self._follow.stop()
         parts.transcribe.mark = self._follow.mark
         await self._queue.open()
-        rejoin: Rejoin | None = None
-        if self._fresh():
-            rejoin = parts.work.presenter = self._rejoin(self._expected)
+        task = asyncio.get_running_loop().create_task
+        if self._fresh() and (self._rejoining is None or self._rejoining.done()):
+            parts.work.presenter = rejoin = self._rejoin(self._expected)
+            self._rejoining = task(rejoin.run())
         parts.load.scans = True
         parts.load.caught_up.clear()
         parts.load.look()
         for loop in self._early:
             loop.start()
-        self._rejoining = asyncio.get_running_loop().create_task(self._begin(rejoin))
+        self._beginning = task(self._begin())
 
-    async def _begin(self, rejoin: Rejoin | None) -> None:
+    async def _begin(self) -> None:
         """What waits for all runs to be loaded. Time limits come after the outcomes that nodes bring: those were earlier."""
         parts = self.parts
         await parts.load.caught_up.wait()
         for loop in (parts.waits, *self._late):
             loop.start()
-        if rejoin is not None:
-            await rejoin.run()
+        if self._rejoining is not None:
+            await asyncio.wait([self._rejoining])
         parts.reap.start()
         if self._insight.state == "rejoin":
             self._insight.state = "ready"
@@ -220,10 +223,7 @@ class Era:
         self._watch.over(self._late, vital=False)
 
     async def _stop_leading(self) -> None:
-        if self._rejoining is not None:
-            self._rejoining.cancel()
-            await asyncio.wait([self._rejoining])
-            self._rejoining = None
+        await _cancelled(self._beginning)
         for loop in (*self._late, self.parts.waits, self.parts.reap, *reversed(self._early)):
             await loop.stop()
 
@@ -249,9 +249,17 @@ class Era:
         await parts.load.stop()
         parts.load.retire()
         await self._stop_leading()
+        await _cancelled(self._rejoining)
         self._watch.forget(self._watched)
         if record_rest and leads:
             while await parts.transcribe.run_once():
                 pass
         if record_rest and self._shared:
             await self._lead.resign()
+
+
+async def _cancelled(task: asyncio.Task[None] | None) -> None:
+    """Ends it, and returns when it has."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
