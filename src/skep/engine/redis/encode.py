@@ -35,6 +35,8 @@ pack = msgspec.msgpack.Encoder().encode
 SPEC: Final = struct.Struct("<qqIIIIHB")
 """A base task: order_ms, deadline_ms, needs, window, edge_at, edges, class, policy. `live.lua` reads it."""
 START, EXPAND, PARK, SETTLE = 1, 2, 3, 4
+SMALL: Final = 64
+"""Tasks that are looked through as fast as a list of roots is read."""
 PIECE: Final = 1_000
 """Tasks of a restored run that one script takes in."""
 
@@ -83,7 +85,7 @@ def packed_shape(shape: Shape) -> PackedShape:
     columns = (shape.order_ms, shape.deadlines_ms, shape.pending, shape.windows, edge_at, counts, shape.classes, shape.policies)
     spec = b"".join(map(SPEC.pack, *columns))
     edges = b"".join(struct.pack(f"<{len(successors)}I", *successors) for successors in shape.successors)
-    roots = struct.pack(f"<{len(shape.roots)}I", *shape.roots)
+    roots = struct.pack(f"<{len(shape.roots)}I", *shape.roots) if shape.size > SMALL else b""
     return PackedShape(spec, edges, edge_at, roots, any(shape.deadlines_ms))
 
 

@@ -105,10 +105,26 @@ def _include(name: str, seen: list[str]) -> None:
     seen.append(name)
 
 
+def _places(what: str) -> dict[str, int]:
+    """The places of a list's names, as `live.lua` declares them."""
+    text = (LUA / "include" / "live.lua").read_text(encoding="utf-8")
+    found = re.search(rf"^-- {what}:((?:.|\n--   )*)", text, re.MULTILINE)
+    assert found is not None, f"live.lua names no places of a {what}"
+    return {name: at for at, name in enumerate(found[1].replace("--", " ").split(), 1)}
+
+
+HEAD: Final = _places("head")
+RECORD: Final = _places("record")
+_OF_RUN: Final = re.compile(rf"(?<![\w.])run\.({'|'.join(HEAD)})\b")
+_OF_TASK: Final = re.compile(rf"((?<![\w.])[rs]|live\.(?:task|touch)\([^()]*\))\.({'|'.join(RECORD)})\b")
+
+
 def _code(name: str) -> str:
+    """A file without its comments; `run.state`, `r.state` and `live.task(…).state` are turned into places of a list."""
     lines = (LUA / name).read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if not line.lstrip().startswith("--")]
-    return "\n".join(line for line in kept if line.strip())
+    text = "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("--"))
+    text = _OF_RUN.sub(lambda match: f"run.h[{HEAD[match[1]]}]", text)
+    return _OF_TASK.sub(lambda match: f"{match[1]}[{RECORD[match[2]]}]", text)
 
 
 def check(verb: str, header: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -19,7 +19,7 @@ local function load(item)
     run = live.make(item, total)
     state.live = state.live + total
     restore.families(run, item[16])
-    local roots = payload(item[21])
+    local roots = payload(item[21])  -- none for a small run
     if roots then
       redis.call("SET", run.key .. ":roots", roots)
       run.roots = #roots / 4

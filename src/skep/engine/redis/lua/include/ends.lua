@@ -200,9 +200,10 @@ local function sweep(run, position)
   for _, task in ipairs(swept) do ends.task(run, task, CANCELLED) end
 end
 
--- Lets out what needs nothing, as far as the budget goes. A restored run has no list of that: its tasks are looked through.
+-- Lets out what needs nothing, as far as the budget goes. Restored and small runs have no list of that: their tasks are looked
+-- through.
 function ends.let_out(run, position)
-  if run.restored then return ends.look_through(run, position) end
+  if run.restored or run.roots == 0 then return ends.look_through(run, position) end
   local stop = math.min(run.roots, position + math.max(state.budget, 0))
   local packed = stop > position and redis.call("GETRANGE", run.key .. ":roots", position * 4, stop * 4 - 1) or ""
   for at = 1, #packed, 4 do
@@ -294,15 +295,15 @@ function ends.close(run)
   else
     run.state = RUN_SUCCEEDED
   end
+  if run.cursors[1] then redis.call("ZREM", P .. "sweeping", run.id) end
   run.cursors = {}
-  redis.call("ZREM", P .. "sweeping", run.id)
   state.live = state.live - run.total
   if run.counted then live.count(run, -1) end
 end
 
 function ends.tell(run)
   run.ended_n = state.emit("ended", run, {state = run.state, reason = run.reason})
-  redis.call("RPUSH", P .. "ended", cmsgpack.pack({run.ended_n, state.now + FORGET_MS, run.id}))
+  state.ended[#state.ended + 1] = cmsgpack.pack({run.ended_n, state.now + FORGET_MS, run.id})
 end
 
 function ends.run(run)

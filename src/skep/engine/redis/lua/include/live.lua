@@ -1,5 +1,9 @@
 -- Runs: a head, and fixed-width records by task index, read in blocks and written back in stretches.
 -- spec: what never changes (base tasks only). tasks: what does; nothing but zeros means untouched, and takes no room at the end.
+-- Heads and records are lists; the names of their places stand here, and the loader puts the places for the names:
+-- head: namespace names accepted timeout size total timed state reason failing loaded opened restored retried command paused
+--       unfinished resting ended_n parked orphans held waits failed counts cursors firsts counted roots
+-- record: state how flags gone unmet version attempts failures lost token score family task
 -- edges: who needs whom. rest: what few runs have (families, waiters, who resolved what).
 -- include: state
 
@@ -9,11 +13,10 @@ local RECORD, RECORD_SIZE = "<BBBI4I4I4I4I4I2I8i8I4", 45
 local BLOCK = 64
 local MET, IN_PARKED, ORPHAN, HELD, WAITER = 1, 2, 4, 8, 16  -- bits of `flags`
 
-local function attach(run)
-  run.tasks, run.blocks, run.dirty, run.specs, run.spec_blocks, run.families = {}, {}, {}, {}, {}, {}
-  run.key = P .. "run:" .. run.id
-  run.rest = "run:" .. run.id .. ":rest"
-  state.runs[run.id] = run
+local function attach(id, head, packed)
+  local run = {id = id, h = head, packed = packed, key = P .. "run:" .. id, rest = "run:" .. id .. ":rest", told = false,
+               tasks = {}, blocks = {}, dirty = {}, specs = {}, spec_blocks = {}, families = {}}
+  state.runs[id] = run
   return run
 end
 
@@ -26,24 +29,18 @@ function live.run(id)
     state.runs[id] = false
     return nil
   end
-  local h = cmsgpack.unpack(packed)
-  return attach({
-    id = id, packed = packed, namespace = h[1], names = h[2], accepted = h[3], timeout = h[4], size = h[5], total = h[6], timed = h[7],
-    state = h[8], reason = h[9], failing = h[10], loaded = h[11], opened = h[12], restored = h[13], retried = h[14], command = h[15],
-    paused = h[16], unfinished = h[17], resting = h[18], ended_n = h[19], parked = h[20], orphans = h[21], held = h[22], waits = h[23],
-    failed = h[24], counts = h[25], cursors = h[26], firsts = h[27], counted = h[28], roots = h[29],
-  })
+  return attach(id, cmsgpack.unpack(packed), packed)
 end
 
 function live.make(item, total)
-  local counts = {total, 0, 0, 0, 0, 0, 0, 0, 0}
-  return attach({
-    id = item[1], namespace = item[2], names = item[3], accepted = item[4], timeout = item[5], size = item[6], total = total,
-    timed = item[7], state = item[10] ~= "" and RUN_CANCELLING or RUN_RUNNING, reason = item[10], failing = false, loaded = 0,
-    opened = false, restored = false, retried = item[11], command = item[8], paused = item[9], unfinished = total, resting = false,
-    ended_n = 0, parked = 0, orphans = 0, held = 0, waits = 0, failed = 0, counts = counts, cursors = {}, firsts = {},
-    counted = false, roots = 0,
-  })
+  local run = attach(item[1], {}, false)
+  run.namespace, run.names, run.accepted, run.timeout, run.size, run.total = item[2], item[3], item[4], item[5], item[6], total
+  run.timed, run.state, run.reason = item[7], item[10] ~= "" and RUN_CANCELLING or RUN_RUNNING, item[10]
+  run.failing, run.loaded, run.opened, run.restored, run.retried = false, 0, false, false, item[11]
+  run.command, run.paused, run.unfinished, run.resting, run.ended_n = item[8], item[9], total, false, 0
+  run.parked, run.orphans, run.held, run.waits, run.failed = 0, 0, 0, 0, 0
+  run.counts, run.cursors, run.firsts, run.counted, run.roots = {total, 0, 0, 0, 0, 0, 0, 0, 0}, {}, {}, false, 0
+  return run
 end
 
 -- Forgets a run that ended.
@@ -69,11 +66,11 @@ function live.task(run, task)
     run.blocks[number] = block
   end
   local at = (task - number * BLOCK) * RECORD_SIZE + 1
-  r = {task = task, state = 0, how = 0, flags = 0, gone = 0, unmet = 0, version = 0, attempts = 0, failures = 0, lost = 0, token = 0,
-       score = 0, family = 0}
-  if at <= #block then
-    r.state, r.how, r.flags, r.gone, r.unmet, r.version, r.attempts, r.failures, r.lost, r.token, r.score, r.family
-      = struct.unpack(RECORD, block, at)
+  if at > #block then
+    r = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, task}
+  else
+    r = {struct.unpack(RECORD, block, at)}
+    r.task = task
   end
   run.tasks[task] = r
   return r
@@ -244,11 +241,7 @@ end
 
 -- Writes back what has changed.
 function live.write(run)
-  local packed = cmsgpack.pack({
-    run.namespace, run.names, run.accepted, run.timeout, run.size, run.total, run.timed, run.state, run.reason, run.failing, run.loaded,
-    run.opened, run.restored, run.retried, run.command, run.paused, run.unfinished, run.resting, run.ended_n, run.parked, run.orphans,
-    run.held, run.waits, run.failed, run.counts, run.cursors, run.firsts, run.counted, run.roots,
-  })
+  local packed = cmsgpack.pack(run.h)
   if packed ~= run.packed then redis.call("SET", run.key, packed) end
   for first, f in pairs(run.families) do
     state.hash(run.rest)["family " .. first] = cmsgpack.pack({
@@ -262,9 +255,7 @@ function live.write(run)
   while order[at] do
     local first, parts = order[at], {}
     while order[at] == first + #parts do
-      local r = run.dirty[order[at]]
-      parts[#parts + 1] = struct.pack(RECORD, r.state, r.how, r.flags, r.gone, r.unmet, r.version, r.attempts, r.failures, r.lost,
-                                      r.token, r.score, r.family)
+      parts[#parts + 1] = struct.pack(RECORD, unpack(run.dirty[order[at]], 1, 12))
       at = at + 1
     end
     redis.call("SETRANGE", run.key .. ":tasks", first * RECORD_SIZE, table.concat(parts))

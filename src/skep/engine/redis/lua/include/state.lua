@@ -4,7 +4,7 @@
 local FRESH = {0, 0, 0, 0, 0, 0, 0, 0, 0, 3, "", 0, 0, false, {0, 0, 0, 0, 0, 0, 0, 0, 0}}
 
 state = {budget = RELEASE_LIMIT, log = {}, fresh = {}, fresh_order = {}, stirred = {}, runs = {}, nodes = {}, leases = {},
-               queues = {}, inboxes = {}, held = {}, hashes = {}}
+               ended = {}, queues = {}, inboxes = {}, held = {}, hashes = {}}
 
 local function int(n)  -- a whole number as MessagePack
   if n >= 0 then
@@ -193,6 +193,7 @@ function state.finish(answers, parts)
   if ready then ready.write() end
   write_hashes()
   many("RPUSH", P .. "events", state.log, 1000)
+  many("RPUSH", P .. "ended", state.ended, 1000)
   local packed = cmsgpack.pack({
     state.now, state.clock, state.n, state.mark, state.trimmed, state.sequence, state.live, state.number, state.withheld,
     state.max_lost, state.leader, state.leads_until, state.open_runs, state.withholding, state.counts,
