@@ -20,14 +20,14 @@ class Terminal:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
-        self._environment = environment
+        self.environment = environment
         self._servers: list[subprocess.Popen[str]] = []
 
     def __call__(self, line: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["/bin/sh", "-c", line],
             cwd=folder or self.folder,
-            env=self._environment,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -39,7 +39,7 @@ class Terminal:
         """Starts a server in the background; returns when it answers."""
         with (self.folder / ".up.log").open("a") as log:
             command = ["/bin/sh", "-c", f"exec {line}"]
-            server = subprocess.Popen(command, cwd=folder, env=self._environment, stdout=log, stderr=log, text=True)
+            server = subprocess.Popen(command, cwd=folder, env=self.environment, stdout=log, stderr=log, text=True)
         self._servers.append(server)
         end = time.monotonic() + 30
         while self("skep status").returncode != 0:
@@ -48,7 +48,9 @@ class Terminal:
             time.sleep(0.05)
 
     def close(self) -> None:
-        for server in self._servers:
+        """Nothing of it is left; harmless when repeated."""
+        servers, self._servers = self._servers, []
+        for server in reversed(servers):
             for _ in range(3):  # drain, stop, kill
                 server.send_signal(signal.SIGTERM)
                 try:

@@ -6,7 +6,7 @@
   `<!-- run ARGUMENTS : CODE -->` says which exit code it has instead.
 - `console`: its `$` lines are run in a folder that holds the files of the blocks before it; the lines below each, if any, must
   be in what it prints, in this order; `…` stands for any text. A line that ends with ` &` starts a server, for the rest of
-  the block.
+  the block. `<!-- databases -->` in the line above: `SKEP_ENGINE` and `SKEP_RECORD` name a Redis and a PostgreSQL of its own.
 
 A block's file name is the one in brackets in the text above it: (`hello.yaml`).
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import NamedTuple, Protocol
@@ -23,6 +24,7 @@ import pytest
 
 from skep.flow.plan import compile_plan
 from skep.sdk.yaml import load_text
+from skep.testing.servers import PostgresServer, RedisServer
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -30,13 +32,17 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sor
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"\(`([\w./-]+\.\w+)`\)")
 _RUN = re.compile(r"<!-- run(?P<arguments>.*?)(?: : (?P<code>\d))? -->\s*\Z")
+_DATABASES = re.compile(r"<!-- databases -->\s*\Z")
 _NOT_HERE = ("make ",)
 """Commands that run all tests or watch for minutes are proved elsewhere."""
 
 
 class Terminal(Protocol):
+    environment: dict[str, str]
+
     def __call__(self, line: str, folder: Path = ...) -> CompletedProcess[str]: ...
     def up(self, line: str, folder: Path) -> None: ...
+    def close(self) -> None: ...
 
 
 class Block(NamedTuple):
@@ -49,6 +55,7 @@ class Block(NamedTuple):
     run: str | None
     """Arguments of `skep run`; None: it is not run."""
     code: int
+    databases: bool
 
     @property
     def place(self) -> str:
@@ -71,6 +78,7 @@ def blocks(page: Path) -> Iterator[Block]:
             names[-1] if names else "",
             marked["arguments"].strip() if marked else None,
             int(marked["code"] or 0) if marked else 0,
+            bool(_DATABASES.search(above)),
         )
 
 
@@ -110,7 +118,15 @@ def test_files_run(block: Block, terminal: Terminal, tmp_path: Path) -> None:
 
 @some("console")
 def test_commands_run(block: Block, terminal: Terminal, tmp_path: Path) -> None:
-    folder = tmp_path / "work"
+    with ExitStack() as stack:
+        if block.databases:
+            redis, postgres = stack.enter_context(RedisServer()), stack.enter_context(PostgresServer())
+            terminal.environment.update(SKEP_ENGINE=redis.url, SKEP_RECORD=postgres.url)
+        stack.callback(terminal.close)
+        _run_commands(block, terminal, tmp_path / "work")
+
+
+def _run_commands(block: Block, terminal: Terminal, folder: Path) -> None:
     _write_before(block, folder)
     if "examples/" in block.text:
         (folder / "examples").symlink_to(ROOT / "examples")
