@@ -49,6 +49,12 @@ async def record(lasting: PostgresServer) -> AsyncIterator[SqlRecord]:
     await made.close()
 
 
+def hang_up(connection: psycopg.Connection[Any]) -> None:
+    """As a broken line does: neither side says anything more."""
+    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
 def put(record: SqlRecord, n: int) -> Any:
     return record.put_state("n", f"k{n}", b"1", now_ms=NOW, ttl_ms=0)
 
@@ -101,11 +107,9 @@ async def test_a_commit_whose_answer_is_lost_is_looked_for(
         if broken or tx._connection is None:
             return commit(tx)
         broken.append(when)
-        handle = tx._connection.pgconn.socket
         if when == "after":
             commit(tx)
-        with socket.socket(fileno=os.dup(handle)) as line:
-            line.shutdown(socket.SHUT_RDWR)
+        hang_up(tx._connection)
         if when == "after":
             raise psycopg.OperationalError("the connection was lost")
         return commit(tx)
@@ -129,6 +133,8 @@ async def test_a_commit_of_which_nothing_can_be_known_is_told_so(
 
     def leave(tx: pipeline.PostgresTransaction) -> None:
         lasting.kill()
+        assert tx._connection is not None
+        hang_up(tx._connection)
         commit(tx)
 
     with monkeypatch.context() as patch:

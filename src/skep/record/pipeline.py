@@ -242,9 +242,10 @@ class PostgresTransaction:
         self._hang_up()
         while number is not None and time.monotonic() < end:
             try:
-                connection = self._connection = self.dialect.dial(self._read_only)
+                connection = self._connection = self._connection or self.dialect.dial(self._read_only)
                 found = connection.execute("SELECT pg_xact_status(%s::text::xid8)", (number.decode(),)).fetchone()
             except psycopg.Error as still:
+                self._hang_up()
                 if self.dialect.trouble(still) is not Trouble.GONE:
                     break  # another server took its place, which never heard of the transaction
                 found = None

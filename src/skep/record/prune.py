@@ -31,7 +31,9 @@ ROWS: Final = 2_000
 MANY: Final = (100, 10)
 """Runs whose rows go in one step, if they have few."""
 
-_TAKEN: Final = Bulk("DELETE FROM runs WHERE seq IN (", "int", ")")
+# What a row is deleted for is said of the row itself too: PostgreSQL looks at that again when another server changed it
+# meanwhile, as a run that is retried, but not at what a subquery or an earlier statement found.
+_TAKEN: Final = Bulk("DELETE FROM runs WHERE state >= 3 AND seq IN (", "int", ") RETURNING seq")
 _NOTED: Final = Bulk("INSERT INTO pruned (run_id)", "text", "ON CONFLICT DO NOTHING")
 
 
@@ -45,7 +47,8 @@ def take_runs(tx: Transaction, ended_before_ms: int, limit: int) -> int:
             " (SELECT 1 FROM runs p WHERE p.id = r.parent_run AND p.state < 3) ORDER BY finished_ms LIMIT ?"
         )
         ended = tx.all(sql, ended_before_ms, limit)
-        tx.many(_TAKEN, [(seq,) for seq, *_ in ended])
+        gone = {seq for (seq,) in tx.back(_TAKEN, [(seq,) for seq, *_ in ended])}
+        ended = [row for row in ended if row[0] in gone]
         remove_labels(tx, [(seq, accepted_ms, msgspec.json.decode(labels)) for seq, _, _, accepted_ms, labels in ended])
         tx.many(_NOTED, [(id,) for _, id, *_ in ended])
         forget_unused(tx, [digest for _, _, digest, _, _ in ended])
@@ -105,10 +108,10 @@ def age(tx: Transaction, *, ended_before_ms: int, now_ms: int) -> bool:
         sql = "DELETE FROM signals WHERE id IN (SELECT id FROM signals WHERE at_ms < ? LIMIT ?)"
         gone = max(gone, tx.run(sql, now_ms - SIGNAL_MS, ROWS))
         sql = (
-            "DELETE FROM values_kept WHERE (namespace, name) IN"
+            "DELETE FROM values_kept WHERE expires_ms > 0 AND expires_ms <= ? AND (namespace, name) IN"
             " (SELECT namespace, name FROM values_kept WHERE expires_ms > 0 AND expires_ms <= ? LIMIT ?)"
         )
-        gone = max(gone, tx.run(sql, now_ms, ROWS))
+        gone = max(gone, tx.run(sql, now_ms, now_ms, ROWS))
         tx.tell("DELETE FROM nodes WHERE state <> 'live' AND at_ms < ?", now_ms - NODE_MS)
     return gone >= ROWS
 
@@ -118,10 +121,11 @@ def orphans(tx: Transaction, files: Files | None, now_ms: int) -> bool:
     tx.lock("prune")
     with tx.savepoint():
         sql = (
-            "DELETE FROM artifacts WHERE id IN (SELECT id FROM artifacts WHERE touched_ms <= ? AND NOT EXISTS"
+            "DELETE FROM artifacts WHERE touched_ms <= ? AND id IN"
+            " (SELECT id FROM artifacts WHERE touched_ms <= ? AND NOT EXISTS"
             " (SELECT 1 FROM artifact_runs WHERE artifact = artifacts.id) LIMIT ?) RETURNING id"
         )
-        gone = tx.all(sql, now_ms - ORPHAN_MS, ROWS)
+        gone = tx.all(sql, now_ms - ORPHAN_MS, now_ms - ORPHAN_MS, ROWS)
         if files is None:
             chunks.remove(tx, [artifact for (artifact,) in gone])
         else:
