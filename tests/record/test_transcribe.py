@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from skep.errors import RecordError, StaleEpochError
+from skep.errors import NotFoundError, RecordError, StaleEpochError
 from skep.model.event import Event
 from skep.model.run import Token
 from skep.model.state import RunState, TaskState
@@ -190,3 +190,22 @@ async def test_two_engines_of_one_epoch_keep_the_events_of_their_nodes_apart(rea
     assert (await ready_record.stats())["rejected_events"] == 0
     await ready_record.abandon("e2", 1)
     assert await ready_record.events("e2", Token(0, 0), 9) == [], "what is forgotten leaves nothing behind"
+
+
+async def test_a_nul_character_never_keeps_an_event_out(ready_record: SqlRecord) -> None:
+    """PostgreSQL knows none in a text: there a sign stands in its place."""
+    told = [
+        Event(n=1, at_ms=NOW, kind="registered", node="no\0de", count=1),
+        Event(n=2, at_ms=NOW, kind="granted", run="r1", task=0, attempt=1, token=2, token_epoch=EPOCH, node="no\0de"),
+        Event(
+            n=3, at_ms=NOW, kind="failed", run="r1", task=0, attempt=1, token=2, reason="a\0b", error=b'{"message":"\\u0000"}'
+        ),
+        Event(n=4, at_ms=NOW, kind="succeeded", run="r1", task=1, output=b'"\\u0000"'),
+    ]
+    await ready_record.transcribe("e1", EPOCH, 0, told)
+    assert (await ready_record.stats())["rejected_events"] == 0
+    assert await ready_record.outputs("r1", [1]) == {1: b'"\\u0000"'}
+    assert [row.reason for row in await ready_record.tasks("r1")] == ["a\ufffdb", ""]
+    assert [row.node.replace("\ufffd", "\0") for row in await ready_record.tasks("r1")] == ["no\0de", ""]
+    with pytest.raises(NotFoundError):
+        await ready_record.run("r\0")
