@@ -27,7 +27,7 @@ from skep.testing.chaos.wide import own_fleet
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 
 MOST_SEED: Final = 1_000_000
-PROOF_S: Final = 30.0
+PROOF_S: Final = 36.0
 """In which a guard that is switched off shows."""
 
 
@@ -40,7 +40,7 @@ FAILOVER: Final = {
 
 @app.command()
 def chaos(
-    minutes: Annotated[float | None, typer.Option(min=0.1, help="How long faults come; 1, with --break 0.5.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="How long faults come; 1, with --break 0.6.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed makes the same faults and the same work.")] = None,
     only: Annotated[
         str | None, typer.Option("--faults", metavar="NAME,…", help="Only these; `list` prints all of them and ends.")

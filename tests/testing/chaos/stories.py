@@ -42,7 +42,7 @@ def line(what: str, token: str = "1-1", *, at: int = 1, name: str = "a", more: s
 def story(*events: Told, state: str = "succeeded", task: str = "succeeded", token: str = "1-1", finished: int = 9) -> Story:
     """`token`: of the attempt that made the output, and is the last in the history."""
     output = {"attempt": 1, "token": token, "value": None} if task == "succeeded" else None
-    seen = Seen("a", 0, task, 1, output, [AttemptView(1, task, "x", token)])
+    seen = Seen("a", 0, task, 1, output, None, [AttemptView(1, task, "x", token)])
     return Story(
         RUN, state, 0, finished * 1_000 if state in ("succeeded", "failed", "cancelled") else 0, "", [seen], list(events)
     )

@@ -74,6 +74,14 @@ def test_a_decision_that_was_forgotten() -> None:
     assert "p decided a" in only(judge(kept, None, msgspec.structs.replace(said, approve=False)).lost)
 
 
+def test_a_task_that_failed_by_what_befell_the_fleet_is_a_loss() -> None:
+    failed = story(granted(1), closed(2, "failed", 1), ended(3), state="failed", task="failed")
+    assert not judge(failed, [line("start")]).bad
+    error = {"type": "SkepError", "message": "the engine is gone"}
+    spoiled = msgspec.structs.replace(failed, tasks=[msgspec.structs.replace(failed.tasks[0], error=error)])
+    assert "not by itself: SkepError: the engine is gone" in only(judge(spoiled, [line("start")]).lost)
+
+
 def test_the_outcome_of_an_attempt_that_does_not_hold_the_task_is_stale() -> None:
     found = judge(story(granted(1), closed(2, "returned", 1), granted(3, 2), closed(4, "succeeded", 1), ended(5)))
     assert "under token 1-1 while 1-3 held the task" in only(found.stale)

@@ -61,7 +61,7 @@ class Assault:
         self._ledger = ledger.Ledger(fleet.folder / "ledger")
         self._accepted: list[str] = []
         seed = options.seed
-        graphs = [Graphs(random.Random(f"{seed}-{at}"), self._effects, long=True) for at in range(SUBMITTERS)]
+        graphs = [Graphs(random.Random(f"{seed}-{at}"), self._effects, long=True, work=fleet.work) for at in range(SUBMITTERS)]
         rate = options.rate / SUBMITTERS
         clients = fleet.clients
         self._people: list[Submitter] = [

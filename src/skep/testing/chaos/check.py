@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from inspect import isclass
 from typing import Final
 
 import msgspec
 
+from skep import errors
 from skep.model.run import Token
 from skep.testing.chaos.effects import Line, lost_counts, shared_locks
 from skep.testing.chaos.ledger import Entry
@@ -23,6 +25,10 @@ from skep.testing.chaos.trace import NOBODY, Trace
 
 LATE_MS: Final = 30_000
 """For a command that was acknowledged to be followed, whatever stands still meanwhile."""
+NOT_ITS_OWN: Final = frozenset(
+    {"Import", *(name for name, kind in vars(errors).items() if isclass(kind) and issubclass(kind, errors.SkepError))}
+)
+"""Kinds of errors for which no task of `work` is to blame."""
 OVER: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -63,6 +69,7 @@ def check(
     found.stuck += [f"run {run}: nothing happened for too long" for run in stuck if _is_over(stories.get(run))]
     found.lost += _broken_promises(entries, stories)
     found.lost += _half_ended(stories)
+    found.lost += _spoiled(stories)
     by_run = _by_run(lines)
     for run, trace in traces.items():
         story = stories[run]
@@ -134,6 +141,14 @@ def _half_ended(stories: Mapping[str, Story | None]) -> Iterator[str]:
     for run, story in stories.items():
         if story is not None and story.state in OVER and (left := _unfinished(story)):
             yield f"run {run} has {story.state}, but not all of it: {left}"
+
+
+def _spoiled(stories: Mapping[str, Story | None]) -> Iterator[str]:
+    """What `work` does never fails so."""
+    for run, story in stories.items():
+        for task in story.tasks if story is not None else ():
+            if task.state == "failed" and isinstance(task.error, dict) and task.error.get("type") in NOT_ITS_OWN:
+                yield f"run {run}: {task.name} failed, and not by itself: {task.error['type']}: {task.error.get('message')}"
 
 
 def _foreign_outputs(story: Story, trace: Trace) -> Iterator[str]:

@@ -110,7 +110,7 @@ ALL: Final = {name: Attack(Kind(name, on, *for_s), text, act, needs) for name, o
 """By name."""
 
 PROOF: Final = {
-    "fence": ("node-late", "node-cut"),
+    "fence": ("node-late",),
     "epoch": ("server-kill", "redis-flush"),
     "mark": ("server-kill", "redis-flush"),
 }

@@ -18,6 +18,7 @@ import psutil
 from skep.client import Client, UnreachableError
 from skep.errors import SkepError
 from skep.node.detached import listed
+from skep.testing.chaos.graphs import APP, WORK
 from skep.testing.chaos.places import Place
 from skep.testing.chaos.program import Program, tell
 from skep.testing.chaos.proxy import Line
@@ -122,6 +123,8 @@ class Fleet:
         """New ones, one for each server."""
         return [Client(home) for home in self.homes]
 
+    work = APP
+    """What its nodes call the module of the tasks."""
     ours = True
     """Whether its processes are ours to kill."""
     one_machine = True
@@ -198,6 +201,8 @@ class Fleet:
 
 class SmallFleet(Fleet):
     """One server with its record in a file, and nodes that it starts itself."""
+
+    work = WORK
 
     def __init__(self, folder: Path, *, nodes: int = 3, broken: str = "") -> None:
         super().__init__(folder, broken=broken)

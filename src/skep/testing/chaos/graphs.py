@@ -11,7 +11,9 @@ from typing import Any, Final
 from skep.model.authoring import build_workflow
 from skep.model.spec import WorkflowSpec
 
-WORK: Final = "skep.testing.chaos.work"
+WORK: Final = str(Path(__file__).with_name("work.py"))
+APP: Final = "skep.testing.chaos.work"
+"""The same as nodes elsewhere know it."""
 KEYS: Final = ("red", "green")
 """Of locks."""
 
@@ -21,10 +23,11 @@ Task = dict[str, Any]
 class Graphs:
     """Of one seed."""
 
-    def __init__(self, chance: random.Random, ledger: Path, *, long: bool = False) -> None:
-        """`ledger`: where tasks note what they do. `long`: some attempts take seconds."""
+    def __init__(self, chance: random.Random, ledger: Path, *, long: bool = False, work: str = WORK) -> None:
+        """`ledger`: where tasks note what they do. `long`: some attempts take seconds. `work`: what nodes call its module."""
         self._chance = chance
         self._ledger = str(ledger)
+        self._work = work
         self._kinds: dict[Callable[[str], Task], int] = {
             self._touch: 4,
             self._shell: 3,
@@ -60,7 +63,7 @@ class Graphs:
         return build_workflow(made)
 
     def _python(self, function: str, name: str, **arguments: Any) -> Task:
-        return {"python": f"{WORK}:{function}", "with": {"ledger": self._ledger, "name": name, **arguments}}
+        return {"python": f"{self._work}:{function}", "with": {"ledger": self._ledger, "name": name, **arguments}}
 
     def _touch(self, name: str) -> Task:
         return self._python("touch", name, ms=self._chance.randint(1, 80))

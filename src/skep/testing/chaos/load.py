@@ -19,7 +19,7 @@ from skep.model.views import RunSummary
 from skep.testing.chaos.check import outcomes
 from skep.testing.chaos.graphs import Graphs
 from skep.testing.chaos.ledger import Ledger
-from skep.testing.chaos.story import Seen
+from skep.testing.chaos.story import seen
 
 Clients = Callable[[], list[Client]]
 
@@ -176,10 +176,7 @@ class Steward(Person):
             self.open[run] = (time.monotonic(), stands)
 
     def _note_end(self, run: str, state: str) -> None:
-        def look(client: Client) -> list[Seen]:
-            return [Seen(t.name, t.index, t.state, t.attempts, t.output, t.history) for t in client.runs.view(run).tasks]
-
-        tasks = self.door.ask(look)
+        tasks = self.door.ask(lambda client: seen(client.runs.view(run)))
         assert isinstance(tasks, list)
         self._ledger.write("ended", run=run, state=state, outcomes=outcomes(tasks))
         del self.open[run]

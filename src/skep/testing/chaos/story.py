@@ -9,7 +9,7 @@ import msgspec
 from skep.client import Client
 from skep.errors import NotFoundError
 from skep.model.event import Event
-from skep.model.run import AttemptView, Token
+from skep.model.run import AttemptView, RunView, Token
 
 ENDS: Final = frozenset({"succeeded", "failed", "cancelled", "skipped"})
 """Events that are the outcome of a task."""
@@ -36,6 +36,7 @@ class Seen(msgspec.Struct):
     state: str
     attempts: int = 0
     output: Any = None
+    error: Any = None
     history: list[AttemptView] = []
 
 
@@ -56,5 +57,8 @@ def read(client: Client, run: str) -> Story | None:
         events = [Told(told.epoch, told.event) for told in client.runs.events(run)]
     except NotFoundError:
         return None
-    tasks = [Seen(t.name, t.index, t.state, t.attempts, t.output, t.history) for t in view.tasks]
-    return Story(run, view.state, view.accepted_ms, view.finished_ms or 0, view.reason or "", tasks, events)
+    return Story(run, view.state, view.accepted_ms, view.finished_ms or 0, view.reason or "", seen(view), events)
+
+
+def seen(view: RunView) -> list[Seen]:
+    return [Seen(t.name, t.index, t.state, t.attempts, t.output, t.error, t.history) for t in view.tasks]

@@ -13,7 +13,7 @@ from typing import Final
 
 from skep.errors import SkepError
 from skep.testing.chaos.fleet import SLOTS, Fleet, SmallFleet
-from skep.testing.chaos.graphs import WORK
+from skep.testing.chaos.graphs import APP
 from skep.testing.chaos.places import Place, why_not
 from skep.testing.chaos.program import Program
 from skep.testing.chaos.proxy import Line, Lines
@@ -95,7 +95,7 @@ class WideFleet(Fleet):
         host = place.host if place is not None else LOCAL
         lines = [self._line("node", number, port, host) for port in ports]
         servers = ",".join(f"http://{host}:{line.port}" for line in lines)
-        what = ("--name", name, "--slots", str(SLOTS), "--cpu", str(SLOTS), "--app", WORK, "--data", str(self.folder / name))
+        what = ("--name", name, "--slots", str(SLOTS), "--cpu", str(SLOTS), "--app", APP, "--data", str(self.folder / name))
         node = self._program(name, ["node", "--server", servers, *what], place.inside if place is not None else ())
         node.env["SKEP_TOKEN"] = self._key
         self.nodes.append(node)
