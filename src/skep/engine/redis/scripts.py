@@ -57,6 +57,7 @@ CONSTANTS: Final[dict[str, int | str]] = {
     "EXCLUSIVE": EXCLUSIVE,
     "CLAIMS_KEPT_MS": 15_000,
     "CLOCK_STEP_MS": 5_000,
+    "SMALL_RUN": 16,
     "LOOK_LIMIT": 1_000,
     "FORGET_LIMIT": 300,
     "STATS_LOOK": 250,

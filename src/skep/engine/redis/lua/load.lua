@@ -27,9 +27,7 @@ local function load(item)
   elseif first ~= run.loaded then
     return WRONG_STATE
   end
-  local spec, edges = payload(item[18]), payload(item[19])
-  if spec then redis.call("SETRANGE", run.key .. ":spec", first * 35, spec) end
-  if edges then redis.call("SETRANGE", run.key .. ":edges", item[20] * 4, edges) end
+  live.keep(run, first, payload(item[18]), item[20], payload(item[19]))
   if item[17][1] or item[16][1] then
     run.restored = true
     restore.tasks(run, item[17])

@@ -104,6 +104,7 @@ local function expand(run, r, count)
     family = live.grow(run, task, run.total, count, spec.window)
     state.live = state.live + count
     run.total, run.unfinished = run.total + count, run.unfinished + count
+    if run.total > SMALL_RUN then live.unfold(run) end
     run.counts[WAITING + 1] = run.counts[WAITING + 1] + count
     state.counts[WAITING + 1] = state.counts[WAITING + 1] + count
     if spec.deadline > 0 and count > 0 then

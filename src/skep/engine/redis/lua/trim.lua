@@ -23,7 +23,7 @@ for _, packed in ipairs(redis.call("LRANGE", P .. "ended", 0, FORGET_LIMIT - 1))
   if ended[1] > state.mark or ended[2] > state.now then break end
   gone = gone + 1
   local run = live.run(ended[3])
-  if run and run.ended_n == ended[1] and run.state >= RUN_SUCCEEDED then live.drop(run.id) end
+  if run and run.ended_n == ended[1] and run.state >= RUN_SUCCEEDED then live.drop(run) end
 end
 if gone > 0 then redis.call("LTRIM", P .. "ended", gone, -1) end
 return state.finish(true)

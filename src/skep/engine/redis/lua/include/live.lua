@@ -1,8 +1,9 @@
 -- Runs: a head, and fixed-width records by task index, read in blocks and written back in stretches.
--- spec: what never changes (base tasks only). tasks: what does; nothing but zeros means untouched, and takes no room at the end.
+-- A run of a few tasks has all of that in its head. spec: what never changes (base tasks only). tasks: what does; nothing but zeros means untouched, and takes no room at the end.
 -- Heads and records are lists; the names of their places stand here, and the loader puts the places for the names:
 -- head: namespace names accepted timeout size total timed state reason failing loaded opened restored retried command paused
 --       unfinished resting ended_n parked orphans held waits failed counts cursors firsts counted roots
+--       small own_spec own_edges own_tasks
 -- record: state how flags gone unmet version attempts failures lost token score family task
 -- edges: who needs whom. rest: what few runs have (families, waiters, who resolved what).
 -- include: state
@@ -39,17 +40,19 @@ function live.make(item, total)
   run.failing, run.loaded, run.opened, run.restored, run.retried = false, 0, false, false, item[11]
   run.command, run.paused, run.unfinished, run.resting, run.ended_n = item[8], item[9], total, false, 0
   run.parked, run.orphans, run.held, run.waits, run.failed = 0, 0, 0, 0, 0
+  run.small, run.own_spec, run.own_edges, run.own_tasks = item[13] == total and total <= SMALL_RUN, "", "", ""
   run.counts, run.cursors, run.firsts, run.counted, run.roots = {total, 0, 0, 0, 0, 0, 0, 0, 0}, {}, {}, false, 0
   return run
 end
 
 -- Forgets a run that ended.
-function live.drop(id)
+function live.drop(run)
+  local id, small = run.id, run.small
   state.runs[id] = false
   state.hashes["run:" .. id .. ":rest"] = nil
   local key = P .. "run:" .. id
-  redis.call("UNLINK", key, key .. ":spec", key .. ":tasks", key .. ":edges", key .. ":roots", key .. ":due", key .. ":held",
-             key .. ":limits", key .. ":rest")
+  redis.call("UNLINK", key, key .. ":rest", key .. ":due", key .. ":held", key .. ":limits")
+  if not small then redis.call("UNLINK", key .. ":spec", key .. ":tasks", key .. ":edges", key .. ":roots") end
 end
 
 function live.known(run, task) return task >= 0 and task < run.total end
@@ -62,7 +65,7 @@ function live.task(run, task)
   local block = run.blocks[number]
   if not block then
     local from = number * BLOCK * RECORD_SIZE
-    block = redis.call("GETRANGE", run.key .. ":tasks", from, from + BLOCK * RECORD_SIZE - 1)
+    block = run.small and run.own_tasks or redis.call("GETRANGE", run.key .. ":tasks", from, from + BLOCK * RECORD_SIZE - 1)
     run.blocks[number] = block
   end
   local at = (task - number * BLOCK) * RECORD_SIZE + 1
@@ -91,7 +94,7 @@ function live.spec(run, base)
   local block = run.spec_blocks[number]
   if not block then
     local from = number * BLOCK * SPEC_SIZE
-    block = redis.call("GETRANGE", run.key .. ":spec", from, from + BLOCK * SPEC_SIZE - 1)
+    block = run.small and run.own_spec or redis.call("GETRANGE", run.key .. ":spec", from, from + BLOCK * SPEC_SIZE - 1)
     run.spec_blocks[number] = block
   end
   local order, deadline, needs, window, edge_at, edges, class, policy
@@ -107,9 +110,29 @@ function live.successors(run, task, from, to)
   local spec, found = live.spec(run, task), {}
   if to <= from then return found end
   local first = (spec.edge_at + from) * 4
-  local packed = redis.call("GETRANGE", run.key .. ":edges", first, first + (to - from) * 4 - 1)
+  local last = first + (to - from) * 4 - 1
+  local packed = run.small and string.sub(run.own_edges, first + 1, last + 1) or redis.call("GETRANGE", run.key .. ":edges", first, last)
   for at = 1, #packed, 4 do found[#found + 1] = struct.unpack("<I4", packed, at) end
   return found
+end
+
+-- Puts away what never changes of some tasks.
+function live.keep(run, first, spec, edge_at, edges)
+  if run.small then
+    run.own_spec, run.own_edges = spec or "", edges or ""
+    return
+  end
+  if spec then redis.call("SETRANGE", run.key .. ":spec", first * SPEC_SIZE, spec) end
+  if edges then redis.call("SETRANGE", run.key .. ":edges", edge_at * 4, edges) end
+end
+
+-- A small run has grown: its tasks get keys of their own.
+function live.unfold(run)
+  if not run.small then return end
+  run.small = false
+  live.keep(run, 0, run.own_spec, 0, run.own_edges)
+  redis.call("SET", run.key .. ":tasks", run.own_tasks)
+  run.own_spec, run.own_edges, run.own_tasks = "", "", ""
 end
 
 -- Families: map parents and their children
@@ -239,10 +262,20 @@ function live.rest(run)
   end
 end
 
+-- Records of tasks from `first` on: into the head of a small run, else where they belong.
+local function put(run, first, records)
+  local at = first * RECORD_SIZE
+  if not run.small then
+    redis.call("SETRANGE", run.key .. ":tasks", at, records)
+    return
+  end
+  local own = run.own_tasks
+  if #own < at then own = own .. string.rep("\0", at - #own) end
+  run.own_tasks = string.sub(own, 1, at) .. records .. string.sub(own, at + #records + 1)
+end
+
 -- Writes back what has changed.
 function live.write(run)
-  local packed = cmsgpack.pack(run.h)
-  if packed ~= run.packed then redis.call("SET", run.key, packed) end
   for first, f in pairs(run.families) do
     state.hash(run.rest)["family " .. first] = cmsgpack.pack({
       f.parent, f.count, f.window, f.released, f.out, f.ended, f.failed, f.cancelled, f.skipped, f.fails,
@@ -258,6 +291,8 @@ function live.write(run)
       parts[#parts + 1] = struct.pack(RECORD, unpack(run.dirty[order[at]], 1, 12))
       at = at + 1
     end
-    redis.call("SETRANGE", run.key .. ":tasks", first * RECORD_SIZE, table.concat(parts))
+    put(run, first, table.concat(parts))
   end
+  local packed = cmsgpack.pack(run.h)
+  if packed ~= run.packed then redis.call("SET", run.key, packed) end
 end

@@ -12,6 +12,7 @@ function restore.families(run, families)
     local parent, first, count, window = f[1], f[2], f[3], f[4]
     if first > total then
       local gap = first - total
+      live.unfold(run)
       live.grow(run, -1, total, gap, 0)
       local ended = struct.pack("<BBBI4I4I4I4I4I2I8i8I4", SKIPPED, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
       redis.call("SETRANGE", run.key .. ":tasks", total * #ended, string.rep(ended, gap))
