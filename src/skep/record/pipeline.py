@@ -23,6 +23,7 @@ from psycopg.pq import TransactionStatus
 
 from skep.errors import RecordUnavailableError, SkepError
 from skep.record.arrays import PACK
+from skep.record.connection import PATIENCE_S, PAUSE_S
 from skep.record.dialect import Bulk, Row, Spoiled, Trouble
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ FETCHED: Final = (64, 512, 1_024)
 """Rows that `each` asks for, first and then."""
 LOCKS: Final = 256
 """Different locks of one kind: names share them by chance, so that a large transaction does not use up the server's."""
-PATIENCE_S: Final = 2.0
-"""How long a database that went is waited for."""
-PAUSE_S: Final = 0.05
 _ARRAYS: Final = {"int": "%s::bigint[]", "text": "%s::text[]", "bytes": "%s::bytea[]"}
 
 
