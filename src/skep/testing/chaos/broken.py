@@ -31,10 +31,11 @@ def break_fence() -> None:
         return self.leases.get(run.tokens[task]) if runs else None
 
     State.lease_of = lease_of  # type: ignore[method-assign]
+    state, token = (f"r[{scripts.RECORD[name]}]" for name in ("state", "token"))
     for verb, script in scripts.SCRIPTS.items():
-        text = script.text.replace("if r.state ~= RUNNING or r.token ~= n then", "n = r.token if r.state ~= RUNNING then")
+        text = script.text.replace(f"if {state} ~= RUNNING or {token} ~= n then", f"n = {token} if {state} ~= RUNNING then")
         scripts.SCRIPTS[verb] = script._replace(text=text, sha=hashlib.sha1(text.encode()).hexdigest())
-    if scripts.SCRIPTS["complete"].text.count("n = r.token") != 1:
+    if scripts.SCRIPTS["complete"].text.count(f"n = {token}") != 1:
         raise AssertionError("the fence is not where it was")
 
 
