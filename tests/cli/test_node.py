@@ -321,7 +321,7 @@ def test_a_second_signal_hands_work_over_and_a_third_kills(fleet: Fleet) -> None
         if b.poll() is None:
             os.kill(b.pid, signal.SIGTERM)
             time.sleep(0.05)
-    assert b.wait(20) in (0, 137)
+    assert b.wait(20) in (0, 137, -signal.SIGTERM), "the last one may find it ending already"
     go.touch()
 
 

@@ -539,6 +539,30 @@ async def test_nobody_asks_in_the_name_of_another_nodes_attempt(served: Served, 
     assert served.work.asked == []
 
 
+async def test_nobody_frees_the_lock_of_another_nodes_attempt(served: Served) -> None:
+    work = served.work
+    async with served.connect() as opened:
+        await hello(served, opened)
+        work.give(grant("mine", 1))
+        await opened.recv()
+        asks = [frames.Ask(number, "release", ["run-1", Token(7, number), "db"]) for number in (2, 1)]
+        await opened.send(next(messages(asks)))
+        await work.until(lambda: work.asked)
+    assert work.asked == [("release", ("run-1", Token(7, 1), "db"))]
+
+
+async def test_what_a_node_was_given_is_its_own_on_the_next_connection(served: Served) -> None:
+    work = served.work
+    work.events = 1  # the record is behind: the node presents what it has again
+    async with Joined(served.path) as n:
+        work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        served.links.connections["n"].cut()
+        await work.until(lambda: len(work.presented) == 2)
+        await n.link.release("run-1", Token(7, 1), "db")
+        assert work.asked == [("release", ("run-1", Token(7, 1), "db"))]
+
+
 # -- nodes that do not read, or say nothing
 
 

@@ -256,6 +256,39 @@ async def test_a_page_of_another_site_may_not_be_a_node(site: Site) -> None:
     assert refused.value.response.status_code == 403
 
 
+# -- on the way
+
+
+async def test_a_node_passes_the_proxy_of_its_environment(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    await site.start()
+    asked: list[str] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].decode())
+        to, away = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(pump(reader, away), pump(to, writer), return_exceptions=True)
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "ws_proxy", "socks_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    node = site.node()
+    await node.open()
+    assert site.work.registered == {"n": 1}
+    assert asked == [f"CONNECT 127.0.0.1:{site.port} HTTP/1.1"]
+    await node.close(give_back=True)
+    proxy.close()
+
+
 # -- those who mean no good
 
 

@@ -78,8 +78,8 @@ class Connection:
         """Whether it has still to present what it has: it takes nothing before."""
         self._sent = self._seen = 0
         """The last inbox entries that were sent, and that the node has acknowledged."""
-        self._mine: set[Token] = set()
-        """Leases that this connection has given the node, as far as they are not reported yet."""
+        self.mine: set[Token] = set()
+        """Leases that this server has given the node, as far as they are not reported yet."""
         self._unsent = 0
         self._sending = asyncio.Event()
         self._large = asyncio.Semaphore()
@@ -233,7 +233,7 @@ class Connection:
 
     async def _own(self, info: NodeInfo, outcomes: list[Outcome]) -> list[Outcome]:
         """Without those of tasks that run on another node now: they are that node's to report."""
-        mine = self._mine
+        mine = self.mine
         unsure = [outcome for outcome in outcomes if outcome.token not in mine]
         mine.difference_update([outcome.token for outcome in outcomes])
         if not unsure:
@@ -289,15 +289,17 @@ class Connection:
         if (at := TOKEN_AT.get(verb)) is not None:
             epoch, number = args[at]
             token = args[at] = Token(epoch, number)
-            if at == 2 and token not in self._mine:
-                await self._check(args[0], args[1], token)
+            if token not in self.mine:
+                if verb == "release":
+                    return None  # given by another server, or not this node's: the lock is freed with its lease
+                await self._check(args[0], args[1])
         if verb == "get_artifact":
             async with self._large:
                 await self._room()
                 return await self.work.get_artifact(*args)
         return await getattr(self.work, verb)(*args)
 
-    async def _check(self, run: str, task: int, token: Token) -> None:
+    async def _check(self, run: str, task: int) -> None:
         """Raises SupersededError for a task that runs on another node."""
         assert self.info is not None
         if (await self.work.holders([(run, task)])).get((run, task), self.info.id) != self.info.id:
@@ -364,7 +366,7 @@ class Connection:
         fresh = [entry for entry in entries if entry.number > self._sent]
         if fresh:
             self._sent = fresh[-1].number
-            self._mine.update([entry.entry.token for entry in fresh if type(entry.entry) in (Grant, Adopted)])
+            self.mine.update([entry.entry.token for entry in fresh if type(entry.entry) in (Grant, Adopted)])
             self._out.append(frames.Inbox(fresh))
 
     async def _write_urgent(self) -> None:

@@ -16,6 +16,7 @@ from skep.engine.protocol import OK
 from skep.errors import SkepError
 from skep.hub.work import Work
 from skep.model.node import NodeInfo
+from skep.model.run import Token
 from skep.node import frames
 from skep.node.dial import LINK_PATH
 from skep.node.frames import MESSAGE, PROTOCOL, Frame
@@ -46,6 +47,8 @@ class Links:
         self._ended: dict[str, float] = {}
         """When the last connection of a node ended that has not come back."""
         self._waiting: set[asyncio.Task[None]] = set()
+        self._leases: dict[str, set[Token]] = {}
+        """What was given to each node that is registered: see `Connection.mine`."""
         self._open: set[Connection] = set()
         """Also those that are not admitted yet."""
         self._closed = False
@@ -64,6 +67,7 @@ class Links:
         """Another engine took the place of the one before: nodes call again, and present what they have to this one."""
         self._work = work
         self._ended.clear()
+        self._leases.clear()
         for connection in tuple(self.connections.values()):
             connection.cut()
 
@@ -108,6 +112,9 @@ class Links:
         before = self.connections.get(info.id)
         if before is not None:
             before.replaced(info.incarnation)
+        if anew:
+            self._leases[info.id] = set()
+        connection.mine = self._leases.setdefault(info.id, set())
         self.connections[info.id] = connection
         self._ended.pop(info.id, None)
         return frames.Welcome(PROTOCOL, self._work.epoch, anew, VERSION)
@@ -119,6 +126,8 @@ class Links:
         del self.connections[info.id]
         if self._closed or connection.work is not self._work:
             return
+        if connection.retired:
+            self._leases.pop(info.id, None)
         if connection.dismissed:
             self._aside(self._lose(info, "its key was revoked"))
         elif not connection.retired:
@@ -141,6 +150,7 @@ class Links:
             await self._lose(info, "its connection ended and it did not come back")
 
     async def _lose(self, info: NodeInfo, why: str) -> None:
+        self._leases.pop(info.id, None)
         try:
             if await self._work.lose(info.id, info.incarnation):
                 log.warning("node %s is lost: %s", info.id, why)
