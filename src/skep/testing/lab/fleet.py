@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from skep.model.spec import WorkflowSpec
+import msgspec
+
+from skep.model.spec import TaskSpec, WorkflowSpec
 from skep.model.state import RunState
-from skep.testing.lab.figures import Figure, workflow
+from skep.testing.lab.figures import LOCK, NOOP, STATE, Figure, workflow
 from skep.testing.servers import PostgresServer, RedisServer
 from skep.testing.up import Up
 
 FIGURES: Final[dict[str, list[Figure]]] = {
     "fleet": [Figure("no-op tasks, Redis + PostgreSQL, one server, one node", "/s", 5_000, 9_000, True)],
     "fleet-sqlite": [Figure("no-op tasks, Redis + SQLite, one server, one node", "/s", 6_000, 11_000, True)],
+    "fleet-node": [Figure("no-op tasks, a node over TCP, memory engine + SQLite", "/s", 8_000, 12_000, True)],
+    "fleet-form": [Figure("formation: first to tenth node ready", "s", 6, 3)],
+    "fleet-lost": [
+        Figure("kill -9 of a node to its tasks running elsewhere, the slowest of 10", "s", 3, 1.5),
+        Figure("a node that stands still (SIGSTOP): the same", "s", 14, 12),
+    ],
+    "fleet-lock": [
+        Figure("a lock inside a task, Redis + PostgreSQL, p99", "ms", 10, 3),
+        Figure("an operation on shared state, Redis + PostgreSQL, p99", "ms", 10, 3),
+    ],
     "fleet-latency": [
         Figure("one task, submit to result, idle, Redis + PostgreSQL, p50", "ms", 5, 3),
         Figure("one task, submit to result, idle, Redis + PostgreSQL, p99", "ms", 15, 8),
@@ -51,6 +66,26 @@ def fleet(folder: Path, *, postgres: bool = True) -> Iterator[tuple[Up, RedisSer
         yield up, redis
 
 
+@contextmanager
+def joined(up: Up, count: int, slots: int, *options: str) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """So many nodes over TCP, in processes of their own; they may still be on their way."""
+    url = up.client.insight.status().url
+    assert url is not None
+    nodes = []
+    with (up.home.parent / "nodes.log").open("ab") as log:
+        for at in range(count):
+            where = ("--server", url, "--name", f"far-{at}", "--slots", str(slots), "--data", str(up.home.parent / f"far-{at}"))
+            command = [sys.executable, "-m", "skep", "node", *where, *options]
+            nodes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=up.home.parent))
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            node.send_signal(signal.SIGCONT)
+            node.kill()
+            node.wait()
+
+
 def _timed(up: Up, spec: WorkflowSpec) -> float:
     began = time.perf_counter()
     run = up.client.runs.submit(spec)
@@ -64,6 +99,58 @@ def throughput(folder: Path, *, postgres: bool = True) -> list[float]:
     with fleet(folder, postgres=postgres) as (up, _):
         _timed(up, workflow([()] * 500))
         return [count / _timed(up, workflow([()] * count))]
+
+
+def far(folder: Path) -> list[float]:
+    count = 20_000
+    with Up(folder / "home", "--no-node", "--listen", "127.0.0.1:0") as up:
+        up.start()
+        with joined(up, 1, 256, "--app", NOOP.partition(":")[0]):
+            up.until(up.client.nodes.list, "the node is there")
+            _timed(up, workflow([()] * 500))
+            return [count / _timed(up, workflow([()] * count))]
+
+
+def formation(folder: Path) -> list[float]:
+    with Up(folder / "home", "--no-node", "--listen", "127.0.0.1:0") as up:
+        up.start()
+        with joined(up, 10, 1):
+            up.until(up.client.nodes.list, "the first node is there", 60)
+            began = time.perf_counter()
+            up.until(lambda: len(up.client.nodes.list()) == 10, "all nodes are there", 60)
+            return [time.perf_counter() - began]
+
+
+def lost(folder: Path) -> list[float]:
+    """Two nodes with ten tasks each; one of them goes, and its tasks begin on the other one."""
+    return [_lost(folder / how.name, how) for how in (signal.SIGKILL, signal.SIGSTOP)]
+
+
+def _lost(folder: Path, how: signal.Signals) -> float:
+    folder.mkdir()
+    task = TaskSpec(name="hold", executor="run", call="sleep 60")
+    spec = WorkflowSpec(name="hold", tasks=tuple(msgspec.structs.replace(task, name=f"hold-{at}") for at in range(20)))
+    with Up(folder / "home", "--no-node", "--listen", "127.0.0.1:0") as up:
+        up.start()
+        with joined(up, 2, 20, "--cpu", "20") as nodes:
+            up.until(lambda: len(up.client.nodes.list()) == 2, "both nodes are there", 60)
+            run = up.client.runs.submit(spec)
+            up.until(lambda: up.client.queue.stats().running == 20, "all run")
+            began = time.perf_counter()
+            nodes[0].send_signal(how)
+            up.until(lambda: [n.running for n in up.client.nodes.list() if n.id == "far-1"] == [20], "the other has all", 30)
+            elapsed = time.perf_counter() - began
+            up.client.runs.cancel(run.id)
+    return elapsed
+
+
+def locks(folder: Path) -> list[float]:
+    operations = {"lock": LOCK, "state": STATE}
+    tasks = tuple(TaskSpec(name=name, executor="python", call=call) for name, call in operations.items())
+    with fleet(folder) as (up, _):
+        run = up.client.runs.submit(WorkflowSpec(name="bench", tasks=tasks))
+        assert up.client.runs.wait(run.id).state == RunState.SUCCEEDED.label
+        return [float(task.output) for task in up.client.runs.view(run.id).tasks]
 
 
 def latency(folder: Path) -> list[float]:
@@ -147,6 +234,10 @@ def _parsed(reader: Any) -> Any:
 BENCHES: Final[dict[str, Callable[[Path], list[float]]]] = {
     "fleet": throughput,
     "fleet-sqlite": lambda folder: throughput(folder, postgres=False),
+    "fleet-node": far,
+    "fleet-form": formation,
+    "fleet-lost": lost,
+    "fleet-lock": locks,
     "fleet-latency": latency,
     "fleet-chain": chain,
     "fleet-open": opening,
