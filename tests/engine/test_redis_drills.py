@@ -326,6 +326,29 @@ async def test_engine_time_follows_the_store_but_never_jumps(program: Path) -> N
     await end(engine)
 
 
+async def test_a_full_store_changes_nothing_and_goes_on_when_there_is_room(program: Path, drive: Driver) -> None:
+    await drive.submit(shape(size=2))
+    token = await drive.start(0)
+    store = store_of(drive)
+    await store.command("CONFIG", "SET", "maxmemory", "100kb")
+    with pytest.raises(EngineUnavailableError, match="full"):
+        await drive.engine.complete([Done("r", 0, token)])
+    assert await drive.states() == "running ready"
+    await store.command("CONFIG", "SET", "maxmemory", "0")
+    await drive.complete(0)
+    assert await drive.states() == "succeeded ready"
+
+
+async def test_a_server_that_became_a_replica_is_not_there(program: Path, drive: Driver) -> None:
+    store = store_of(drive)
+    await store.command("CONFIG", "SET", "repl-diskless-load", "disabled")
+    await store.command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(EngineUnavailableError):
+        await drive.engine.beat([Beat("n", 1)])
+    await store.command("REPLICAOF", "NO", "ONE")
+    assert await drive.engine.beat([Beat("n", 1)]) == [OK]
+
+
 async def test_many_verbs_at_once_do_not_wait_for_each_other(program: Path, drive: Driver) -> None:
     await drive.submit(shape(size=50))
     answers = await asyncio.gather(*(drive.engine.ready(3) for _ in range(100)))

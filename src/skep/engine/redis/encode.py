@@ -35,6 +35,8 @@ pack = msgspec.msgpack.Encoder().encode
 SPEC: Final = struct.Struct("<qqIIIIHB")
 """A base task: order_ms, deadline_ms, needs, window, edge_at, edges, class, policy. `live.lua` reads it."""
 START, EXPAND, PARK, SETTLE = 1, 2, 3, 4
+LARGE: Final = 5_000
+"""Graphs of more tasks are not kept for long: they take megabytes."""
 SMALL: Final = 64
 """Tasks that are looked through as fast as a list of roots is read."""
 PIECE: Final = 1_000
@@ -75,9 +77,12 @@ class PackedShape(NamedTuple):
     timed: bool
 
 
-@lru_cache(maxsize=64)
 def packed_shape(shape: Shape) -> PackedShape:
-    """Packed once for all runs of a definition."""
+    """Packed once for all runs of a definition, and for all chunks of a large one."""
+    return (_small if shape.size <= LARGE else _large)(shape)
+
+
+def _packed(shape: Shape) -> PackedShape:
     counts = [len(successors) for successors in shape.successors]
     edge_at = [0]
     for count in counts:
@@ -87,6 +92,10 @@ def packed_shape(shape: Shape) -> PackedShape:
     edges = b"".join(struct.pack(f"<{len(successors)}I", *successors) for successors in shape.successors)
     roots = struct.pack(f"<{len(shape.roots)}I", *shape.roots) if shape.size > SMALL else b""
     return PackedShape(spec, edges, edge_at, roots, any(shape.deadlines_ms))
+
+
+_small = lru_cache(maxsize=128)(_packed)
+_large = lru_cache(maxsize=2)(_packed)
 
 
 def pieces(item: Load) -> Iterator[Load]:

@@ -17,7 +17,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from skep.engine.redis.scripts import Script
 from skep.errors import EngineGoneError, EngineUnavailableError, SkepError, StaleEpochError
@@ -152,14 +152,15 @@ class RedisStore:
         if isinstance(error, AuthenticationError):
             return SkepError(f"Redis at {self.where} refuses the user or the password: {error}")
         text = str(error)
-        if isinstance(error, ResponseError) and not isinstance(error, OutOfMemoryError):
-            word = text.split(" ", 1)[0]
-            if word == "STALE":
-                return StaleEpochError(f"the engine was opened anew (epoch {text.split(' ', 1)[1]})")
-            if word == "GONE":
-                return EngineGoneError(f"Redis at {self.where} has lost the engine: it is opened anew")
-            if "script:" in text or "user_script" in text or word == "ERR":
-                return SkepError(f"Redis at {self.where} refused: {text}")
+        word = text.split(" ", 1)[0]
+        if word == "STALE":
+            return StaleEpochError(f"the engine was opened anew (epoch {text.split(' ', 1)[-1]})")
+        if word == "GONE":
+            return EngineGoneError(f"Redis at {self.where} has lost the engine: it is opened anew")
+        if isinstance(error, OutOfMemoryError) or "OOM command" in text:
+            return EngineUnavailableError(f"Redis at {self.where} is full: raise its maxmemory")
+        if isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError) and "READONLY" not in text:
+            return SkepError(f"Redis at {self.where} refused: {text}")
         return EngineUnavailableError(f"Redis at {self.where} does not answer: {text or type(error).__name__}")
 
     def listener(self) -> PubSub:
