@@ -18,8 +18,8 @@ from skep.clock import SystemClock
 from skep.config import data_home
 from skep.hub.keys import Keys
 from skep.model.views import KeyView, NewKey
-from skep.record.sql import SqlRecord
-from skep.wiring.data import RECORD_FILE, make_private, own
+from skep.wiring.data import make_private, own
+from skep.wiring.serve import record_of
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
 
@@ -27,6 +27,10 @@ T = TypeVar("T")
 
 COLUMNS: Final = (Column("key"), Column("role"), Column("state"), Column("made"), Column("note", cut=True))
 Role = Annotated[str, typer.Option("--role", metavar="node|admin", help="`node`: only to be a node. `admin`: everything.")]
+Record = Annotated[
+    str,
+    typer.Option("--record", metavar="URL", envvar="SKEP_RECORD", help="Without a server: the record that `skep up` is given."),
+]
 
 
 @app.callback()
@@ -46,6 +50,7 @@ def keys() -> None:
 def create(
     role: Role,
     note: Annotated[str, typer.Option("--note", "-m", metavar="TEXT", help="What it is for.")] = "",
+    record: Record = "",
     data: remote.Data = None,
     json: remote.Json = False,
 ) -> None:
@@ -56,7 +61,7 @@ def create(
     - `SKEP_TOKEN=$(skep keys create --role node) skep node --server https://skep.example:7420`
     """
     with remote.told(json):
-        made: NewKey = _ask(data, lambda client: client.keys.create(role, note), lambda keys: keys.create(role, note))
+        made: NewKey = _ask(data, record, lambda client: client.keys.create(role, note), lambda keys: keys.create(role, note))
         if json:
             remote.document(made)
             return
@@ -65,7 +70,7 @@ def create(
 
 
 @app.command("list")
-def list_(data: remote.Data = None, json: remote.Json = False) -> None:
+def list_(record: Record = "", data: remote.Data = None, json: remote.Json = False) -> None:
     """List the keys, also those that were revoked; never the keys themselves.
 
     **Example**
@@ -73,7 +78,7 @@ def list_(data: remote.Data = None, json: remote.Json = False) -> None:
     - `skep keys list`
     """
     with remote.told(json):
-        found: list[KeyView] = _ask(data, lambda client: client.keys.list(), lambda keys: keys.list())
+        found: list[KeyView] = _ask(data, record, lambda client: client.keys.list(), lambda keys: keys.list())
         if json:
             remote.document(found)
         elif not found:
@@ -86,6 +91,7 @@ def list_(data: remote.Data = None, json: remote.Json = False) -> None:
 @app.command()
 def revoke(
     id: Annotated[str, typer.Argument(metavar="ID", help="Of the key, as `skep keys list` shows it.")],
+    record: Record = "",
     data: remote.Data = None,
     json: remote.Json = False,
 ) -> None:
@@ -96,7 +102,7 @@ def revoke(
     - `skep keys revoke 5f0c1a9e`
     """
     with remote.told(json):
-        gone: KeyView = _ask(data, lambda client: client.keys.revoke(id), lambda keys: keys.revoke(id))
+        gone: KeyView = _ask(data, record, lambda client: client.keys.revoke(id), lambda keys: keys.revoke(id))
         remote.document(gone) if json else remote.note(f"key {gone.id} is revoked")
 
 
@@ -105,22 +111,22 @@ def _row(key: KeyView, now_ms: int) -> list[Cell]:
     return [key.id, key.role, state, age(key.created_ms, now_ms), (key.note, "dim")]
 
 
-def _ask(data: Path | None, there: Callable[[Client], T], here: Callable[[Keys], Awaitable[T]]) -> T:
-    """From the server; where none runs on the data directory, from its record."""
+def _ask(data: Path | None, record: str, there: Callable[[Client], T], here: Callable[[Keys], Awaitable[T]]) -> T:
+    """From the server; where none runs on the data directory, from the record."""
     try:
         with Client(**where.given(data)) as client:
             return there(client)
     except UnreachableError:
         if client.reach.elsewhere:
             raise
-    return asyncio.run(_alone(data_home(data), here))
+    return asyncio.run(_alone(data_home(data), record, here))
 
 
-async def _alone(home: Path, here: Callable[[Keys], Awaitable[T]]) -> T:
+async def _alone(home: Path, url: str, here: Callable[[Keys], Awaitable[T]]) -> T:
     """Owns the data directory meanwhile. Raises DataInUseError, RecordError, RefusedError."""
     make_private(home)
     with own(home):
-        record = SqlRecord(home / RECORD_FILE)
+        record = record_of(url, home)
         await record.open()
         try:
             return await here(Keys(record, SystemClock()))
