@@ -92,7 +92,8 @@ class Assault:
         finally:
             self._broken_off.set()
             for person in (*self._people, self._steward):
-                person.stopped.set()
+                person.leave(CALM_S)
+            self._ledger.close()
         times: dict[str, list[float]] = {}
         if self._fleet.one_machine:
             times = failover.measure(self._ledger.entries, effects.read(self._effects), self._stories)
@@ -173,7 +174,7 @@ class Assault:
         while time.monotonic() < calm + SETTLE_S:
             self._look_after(0)
             still = dict(self._steward.open)
-            submitting = [person for person in self._people if not person.join(0)]
+            submitting = [person for person in self._people if person.works]
             if not submitting and not still and len(self._steward.ended) == len(self._accepted):
                 break
             now = time.monotonic()

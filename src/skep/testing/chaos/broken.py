@@ -6,6 +6,7 @@ They prove the checker: an attack on a fleet of them must find what the guard pr
 from __future__ import annotations
 
 import hashlib
+import re
 import runpy
 import sys
 from itertools import count
@@ -19,6 +20,7 @@ from skep.model.state import TaskState
 from skep.record import transcribe
 from skep.wiring import engines, shared
 
+LUA_FENCE: Final = re.compile(r"if r(\S+) ~= RUNNING or r(\S+) ~= n then")
 EVERY: Final = 5
 """Of so many batches one is not written."""
 
@@ -31,11 +33,10 @@ def break_fence() -> None:
         return self.leases.get(run.tokens[task]) if runs else None
 
     State.lease_of = lease_of  # type: ignore[method-assign]
-    state, token = (f"r[{scripts.RECORD[name]}]" for name in ("state", "token"))
     for verb, script in scripts.SCRIPTS.items():
-        text = script.text.replace(f"if {state} ~= RUNNING or {token} ~= n then", f"n = {token} if {state} ~= RUNNING then")
+        text = LUA_FENCE.sub(r"n = r\2 if r\1 ~= RUNNING then", script.text)
         scripts.SCRIPTS[verb] = script._replace(text=text, sha=hashlib.sha1(text.encode()).hexdigest())
-    if scripts.SCRIPTS["complete"].text.count(f"n = {token}") != 1:
+    if "n = r" not in scripts.SCRIPTS["complete"].text:
         raise AssertionError("the fence is not where it was")
 
 

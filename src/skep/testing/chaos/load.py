@@ -27,6 +27,8 @@ PAUSE_S: Final = 0.05
 """After a call that got no answer."""
 LOOK_S: Final = 0.02
 """Between two looks at runs."""
+MOST_SAID: Final = 80
+"""Characters of an error that has no kind of its own."""
 CANCELS: Final = 0.04
 """Of all runs."""
 
@@ -56,7 +58,8 @@ class Door:
         except REFUSALS:
             raise
         except SkepError as error:
-            self.unanswered[type(error).__name__] += 1
+            known = type(error) is not SkepError
+            self.unanswered[type(error).__name__ if known else f"SkepError: {str(error)[:MOST_SAID]}"] += 1
             client.close()
             self._at += 1
             raise NoAnswerError(str(error)) from error
@@ -73,16 +76,22 @@ class Person:
         self.door = Door(clients, first)
         self.faults: list[BaseException] = []
         self.stopped = threading.Event()
+        """What is under way shall be the last."""
+        self.gone = threading.Event()
+        """What is under way shall be given up."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def join(self, limit_s: float) -> bool:
-        """Whether it has ended."""
+    @property
+    def works(self) -> bool:
+        return self._thread.is_alive()
+
+    def leave(self, limit_s: float) -> None:
         self.stopped.set()
+        self.gone.set()
         self._thread.join(limit_s)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:
@@ -115,14 +124,15 @@ class Submitter(Person):
             return
         self._next_s = max(self._next_s + self._every_s, time.monotonic() - self._every_s)
         spec, run = self._graphs.make(), new_id(time.time_ns() // 1_000_000)
-        while True:  # also when it is to stop: what was said once may have been heard
+        while not self.gone.is_set():  # also when it is to stop: what was said once may have been heard
             try:
                 self.door.ask(lambda client: client.runs.submit(spec, {"key": run}, run_id=run, base="/"))
-                break
             except NoAnswerError:
                 time.sleep(PAUSE_S)
-        self._ledger.write("accepted", run=run)
-        self._accepted.append(run)
+                continue
+            self._ledger.write("accepted", run=run)
+            self._accepted.append(run)
+            return
 
 
 class Steward(Person):
