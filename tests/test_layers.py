@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "skep").rglob("*.py"))
 LATE = {
     "skep/__init__.py",
-    "skep/record/doors.py",
+    "skep/record/places.py",
     "skep/wiring/serve.py",
     *(f"skep/cli/{name}.py" for name in ("__init__", "app", "completion", "definitions", "schedule")),
 }
@@ -26,7 +26,7 @@ def test_every_contract_is_kept() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     told = subprocess.run([tool, "--no-cache", "--no-logo"], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr
-    assert "Contracts: 4 kept, 0 broken." in told.stdout
+    assert "Contracts: 5 kept, 0 broken." in told.stdout
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src" / "skep")))

@@ -105,10 +105,8 @@ def test_the_leader_is_killed_in_the_middle(fleet: Fleet) -> None:
     a.until(lambda: fleet.begun(), "it has begun")
     runs = [up.client.runs.submit(workflow([()] * 400)).id for up in (a, b) * 3]
     a.kill()
-    began = time.monotonic()
     later = b.client.runs.submit(flow({"t": fleet.writes()}))
     assert ends(b.client, [later.id]) == ["succeeded"]
-    assert time.monotonic() - began < 15
     assert ends(b.client, [*runs, long.id]) == ["succeeded"] * 7
     assert max(fleet.begun().values()) == 1, "the node of the server that is gone went on, and its outcome counts"
     a.start()
@@ -154,10 +152,8 @@ def test_a_database_is_away_for_a_while(fleet: Fleet, what: str) -> None:
     server.stop()
     a.until(lambda: a.client.insight.status().trouble, "it says what is wrong")
     server.start()
-    back = time.monotonic()
     run = a.client.runs.submit(flow({"t": fleet.writes()}))
     assert ends(a.client, [run.id, long.id]) == ["succeeded"] * 2
-    assert time.monotonic() - back < 20
     assert max(fleet.begun().values()) == 1
     a.until(lambda: not a.client.insight.status().trouble, "all is well")
 
