@@ -54,7 +54,13 @@ def test_a_small_fleet_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_wide_fleet_loses_nothing(tmp_path: Path) -> None:
-    check(hit(wide(tmp_path), SHORT_S, faults=("node-kill", "server-kill", "node-cut", "redis-flush", "postgres-kill")))
+    check(hit(wide(tmp_path), SHORT_S, faults=("node-kill", "server-kill", "node-cut", "postgres-kill")))
+
+
+@full
+@pytest.mark.parametrize("fault", ["redis-flush", "redis-kill", "redis-empty", "redis-older"])
+def test_a_wide_fleet_outlives_its_engine(fault: str, tmp_path: Path) -> None:
+    check(hit(wide(tmp_path), 40.0, faults=(fault,)))
 
 
 @full
