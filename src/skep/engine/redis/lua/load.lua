@@ -1,5 +1,5 @@
 -- Takes in chunks of runs; nothing of a run is ready before `open`.
--- keys: epoch engine run spec tasks edges roots rest due limits
+-- keys: epoch engine run spec tasks edges roots rest due deadlines
 -- args: items packed
 -- item: run namespace classes accepted_ms timeout_ms size timed command paused cancelling ended first count read_ms child
 --       families restored spec edges edge_at roots total; the last but one and `spec`, `edges` are numbers of payloads

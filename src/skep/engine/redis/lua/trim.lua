@@ -1,5 +1,5 @@
 -- Moves the mark; forgets events up to `keep` before it, and some of the runs that ended before it some time ago.
--- keys: epoch engine events ended run spec tasks edges roots due limits rest held
+-- keys: epoch engine events ended run spec tasks edges roots due deadlines rest held
 -- args: mark number, keep number
 -- answers: none
 -- events: none
