@@ -125,7 +125,7 @@ def _kept(place: Path) -> Iterator[None]:
     """An attack that itself failed leaves its folder."""
     try:
         yield
-    except SkepError:
+    except (SkepError, KeyboardInterrupt):
         remote.note(f"skep: what there is of it is in {place}")
         raise
 
@@ -158,7 +158,7 @@ def _watching(options: Options, fleet: Fleet) -> Iterator[Callable[[Progress], N
 def _drawn(now: Progress, options: Options) -> Line:
     done = 1 - now.left_s / options.seconds
     counts = f"  {now.finished:,} of {now.accepted:,} runs ended, {now.hit} faults  "
-    return [*bar(done, 20, "yellow"), (counts, ""), (now.doing, "dim" if now.doing == "quiet" else "red")]
+    return [*bar(done, 20, "yellow"), (counts, ""), (now.doing, "dim" if now.calm else "red")]
 
 
 # -- when it is over

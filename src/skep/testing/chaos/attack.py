@@ -28,6 +28,8 @@ SETTLE_S: Final = 180.0
 CALM_S: Final = 60.0
 """For the fleet to be whole again."""
 KEEP_S: Final = 0.2
+LEAVE_S: Final = 5.0
+"""For a call that is under way at the very end."""
 
 
 class Options(NamedTuple):
@@ -47,6 +49,8 @@ class Progress(NamedTuple):
     accepted: int
     finished: int
     hit: int
+    calm: bool
+    """Nothing is broken now."""
 
 
 Watch = Callable[[Progress], None]
@@ -92,7 +96,7 @@ class Assault:
         finally:
             self._broken_off.set()
             for person in (*self._people, self._steward):
-                person.leave(CALM_S)
+                person.leave(LEAVE_S)
             self._ledger.close()
         times: dict[str, list[float]] = {}
         if self._fleet.one_machine:
@@ -151,12 +155,13 @@ class Assault:
             with self._turn:
                 del self._now[number]
 
-    def _look_after(self, left_s: float) -> None:
+    def _look_after(self, left_s: float, quiet: str = "quiet") -> None:
         """Keeps the fleet, and tells how it stands. Raises what went wrong in another thread."""
         self._fleet.keep()
         with self._turn:
-            doing = " + ".join(self._now.values()) or "quiet"
-        self._watch(Progress(left_s, doing, len(self._accepted), len(self._steward.ended), self._hit))
+            now = list(self._now.values())
+        doing, finished = " + ".join(now) or quiet, len(self._steward.ended)
+        self._watch(Progress(left_s, doing, len(self._accepted), finished, self._hit, not now))
         wrong = [error for person in (*self._people, self._steward) for error in person.faults] + self._trouble
         if wrong:
             raise SkepError(f"the attack itself failed: {type(wrong[0]).__name__}: {wrong[0]}") from wrong[0]
@@ -172,7 +177,7 @@ class Assault:
             person.stopped.set()
         stuck: dict[str, None] = {}
         while time.monotonic() < calm + SETTLE_S:
-            self._look_after(0)
+            self._look_after(0, "calm: all that was accepted comes to its end")
             still = dict(self._steward.open)
             submitting = [person for person in self._people if person.works]
             if not submitting and not still and len(self._steward.ended) == len(self._accepted):
