@@ -47,7 +47,7 @@ def test_a_fleet_that_holds_what_it_promises(skep: Skep, tmp_path: Path) -> None
     assert card["faults"].keys() == {"worker-kill"}
     assert card.keys() >= {"duplicates", "failover_ms", "left_out", "seed"}
     assert "seed 1" in done.stderr
-    folder = Path(done.stderr.partition("is started in ")[2].split("\n")[0])
+    folder = Path(done.stderr.partition("logs are in ")[2].split("\n")[0])
     assert not folder.exists(), "nothing is left of what went well"
 
 

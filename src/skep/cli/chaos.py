@@ -135,7 +135,7 @@ def _kept(place: Path) -> Iterator[None]:
 
 @contextmanager
 def _watching(options: Options, fleet: Fleet) -> Iterator[Callable[[Progress], None]]:
-    remote.note(f"seed {options.seed}; the fleet is started in {fleet.folder}")
+    remote.note(f"seed {options.seed}; ledgers and logs are in {fleet.folder}")
     if not sys.stderr.isatty() or not remote.colored():
         said = ""
 

@@ -43,7 +43,7 @@ class OtherFleet(Fleet):
         return self._open_clients()
 
     def describe(self) -> str:
-        return f"{len(self.clients())} servers that were here before, {len(self.nodes)} nodes"
+        return f"a fleet that was there before: servers {len(self.clients())}, nodes {len(self.nodes)}"
 
     def _start(self) -> None:
         client, *_ = self.clients()
