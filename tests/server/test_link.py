@@ -12,7 +12,15 @@ import msgspec
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from skep.errors import ConflictError, RefusedError, SkepError, SupersededError
+from skep.errors import (
+    ConflictError,
+    EngineUnavailableError,
+    RecordUnavailableError,
+    RefusedError,
+    SkepError,
+    StaleEpochError,
+    SupersededError,
+)
 from skep.model.node import Adopted, LockGrant, NodeInfo, Outcome, Stop
 from skep.model.run import Claim, Token
 from skep.node import frames, unrecorded
@@ -221,6 +229,21 @@ async def test_errors_keep_their_kind(served: Served) -> None:
             work.answers["put_state"] = error
             with pytest.raises(type(error) if isinstance(error, SkepError) else SkepError, match=str(error)):
                 await n.node.call(attempt, "put_state", "k", b"1", 0, None)
+
+
+async def test_a_question_is_asked_again_while_a_database_is_away(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path) as n:
+        work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        attempt = n.hands.attempts["a"]
+        for away in (RecordUnavailableError("away"), EngineUnavailableError("away"), StaleEpochError("anew")):
+            work.answers["put_state"] = away
+            before = len(work.asked)
+            asked = asyncio.create_task(n.node.call(attempt, "put_state", "k", b"1", 0, None))
+            await work.until(lambda before=before: len(work.asked) > before + 1)  # type: ignore[misc]
+            work.answers["put_state"] = 7
+            assert await asked == 7
 
 
 async def test_an_output_of_64_mib_passes_and_beats_go_on(served: Served) -> None:

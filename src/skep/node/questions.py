@@ -16,6 +16,20 @@ KINDS = (errors.SupersededError, errors.ConflictError, errors.RefusedError, erro
 """What an answer may raise besides SkepError."""
 
 
+AWAY = {
+    kind.__name__
+    for kind in (
+        errors.RecordUnavailableError,
+        errors.EngineUnavailableError,
+        errors.StaleEpochError,
+        errors.EngineGoneError,
+    )
+}
+"""What says only that a database of the server does not answer just now."""
+PAUSE_S = 0.5
+"""Before it is asked again."""
+
+
 def error_of(error: tuple[str, str]) -> SkepError:
     """The error that an answer stands for: (name, text)."""
     name, message = error
@@ -75,6 +89,10 @@ class Questions:
             question.times += 1
             question.send(question.number)
 
+    def _try_again(self, question: Question) -> None:
+        if not question.answered.done():
+            self._try(question)
+
     def again(self, unsettled: Iterable[Token]) -> None:
         """There is a new connection: everything is asked anew, but what concerns leases that are still to be adopted."""
         self.connected = True
@@ -103,5 +121,7 @@ class Questions:
             return  # nobody waits for it any more
         if answer.error is None:
             question.answered.set_result(answer.value)
+        elif answer.error[0] in AWAY:  # the attempt shall not fail for that: it is asked again, as long as there is time
+            asyncio.get_running_loop().call_later(PAUSE_S, self._try_again, question)
         else:
             question.answered.set_exception(error_of(answer.error))
