@@ -30,8 +30,9 @@ from skep.engine.protocol import (
     Start,
 )
 from skep.engine.redis import RedisEngine, RedisStore, current_epoch, open_epoch, scripts, sweep
-from skep.engine.redis.keys import EMPTY, KEYS, RUN, epoch_of, tag
-from skep.errors import EngineGoneError, EngineUnavailableError, StaleEpochError
+from skep.engine.redis.epochs import SCHEMA
+from skep.engine.redis.keys import EMPTY, KEYS, RUN, epoch_of, schema_key, tag
+from skep.errors import EngineGoneError, EngineUnavailableError, SkepError, StaleEpochError
 from skep.model.node import NodeInfo
 from skep.model.run import EXCLUSIVE, Claim, RestoredTask
 from skep.model.state import TaskState
@@ -259,12 +260,22 @@ async def test_of_what_is_over_nothing_is_left(program: Path, drive: Driver) -> 
     await engine.ready(1)
     await engine.trim(len(drive.history.events))
     left = {name.removeprefix(tag("e")) for name in await found_keys(store_of(drive))}
-    assert left <= {"epoch", "5:engine", "5:limits"}, left
+    assert left <= {"epoch", "schema", "5:engine", "5:limits"}, left
     for _ in range(30):
         drive.clock.advance(600_000)
         await engine.reap(10_000, 3)
     left = {name.removeprefix(tag("e")) for name in await found_keys(store_of(drive))}
-    assert left == {"epoch", "5:engine"}, left
+    assert left == {"epoch", "schema", "5:engine"}, left
+
+
+async def test_an_engine_of_a_far_version_is_refused_with_both_named(program: Path, drive: Driver) -> None:
+    store = store_of(drive)
+    for near in (SCHEMA - 1, SCHEMA + 1):
+        await store.command("SET", schema_key("e"), near)
+        assert await current_epoch(store, "e") == 5
+    await store.command("SET", schema_key("e"), SCHEMA + 2)
+    with pytest.raises(SkepError, match=f"key schema {SCHEMA + 2}.* has {SCHEMA}"):
+        await current_epoch(store, "e")
 
 
 async def test_what_earlier_epochs_left_is_swept_in_bounded_steps(program: Path, drive: Driver) -> None:
@@ -278,7 +289,7 @@ async def test_what_earlier_epochs_left_is_swept_in_bounded_steps(program: Path,
         step = await sweep(store, "e", 6, max(cursor, 0))
         cursor, removed = step.cursor, removed + step.removed
     assert removed > 20
-    assert set(await found_keys(store)) == {tag("e") + "epoch", "somebody's", tag("e-2") + "4:engine"}
+    assert set(await found_keys(store)) == {tag("e") + "epoch", tag("e") + "schema", "somebody's", tag("e-2") + "4:engine"}
     assert epoch_of(tag("e") + "epoch") is None
 
 

@@ -31,6 +31,7 @@ EMPTY: Final = "empty"
 
 KEYS: Final = (
     Key("epoch", "epoch", "string", "engine", "open_epoch"),
+    Key("schema", "schema", "string", "engine", "open_epoch: the version of all this"),
     Key("engine", "engine", "string", FOREVER, "every verb: time, last event, mark, counts"),
     Key("events", "events", "list", EMPTY, "every verb that changes something; cut by trim"),
     Key("queues", "queues", "zset", EMPTY, "whatever makes ready: names of queues in the order of their beginning"),
@@ -72,6 +73,11 @@ def tag(engine_id: str) -> str:
 def epoch_key(engine_id: str) -> str:
     """Says which epoch is open."""
     return tag(engine_id) + "epoch"
+
+
+def schema_key(engine_id: str) -> str:
+    """Says in which form the keys of the open epoch are."""
+    return tag(engine_id) + "schema"
 
 
 def topics_channel(engine_id: str, epoch: int) -> str:
