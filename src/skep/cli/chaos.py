@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -93,6 +94,7 @@ def chaos(
         fleet = OtherFleet(place, clients_of([Client(url=url, token=token) for url in server]), kill_command)
     else:
         fleet = own_fleet(place, servers=servers, nodes=nodes, small=small, broken=guard or "")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing of the fleet must stay
     with remote.told(json), _kept(place), _watching(options, fleet) as watch:
         card = attack(fleet, options, watch)
     remote.document(card.document()) if json else remote.say(*_lines(card))

@@ -220,5 +220,10 @@ class SmallFleet(Fleet):
         self.servers[0].start()
 
     def _close(self) -> None:
-        for node in self.nodes:
-            node.kill()  # one that was just being started
+        """Also nodes that were just being started, and are not listed yet."""
+        for process in psutil.process_iter(["cmdline"]):
+            if str(self.homes[0]) in (process.info["cmdline"] or ()):
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    pass  # it has just ended

@@ -46,7 +46,13 @@ class Program:
         env = {**os.environ, **self.env}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.log.parent, env=env
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.log.parent,
+                env=env,
+                start_new_session=True,  # an interrupt is for whoever attacks: it ends the fleet
             )
 
     def keep(self) -> None:
