@@ -78,10 +78,10 @@ class Line:
     async def _close(self) -> None:
         self._server.close()
         self._flows.set()
+        self._mode = CUT
         self._reset()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CONNECT_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         me = asyncio.current_task()
