@@ -33,7 +33,7 @@ class Program:
         self.log = log
         self._command = [*inside, sys.executable, "-m", *module, *arguments]
         self.env: dict[str, str] = {}
-        """Beside this process's environment."""
+        """Beside this process's environment; what that says to Skep is not for the fleet."""
         self.process: subprocess.Popen[bytes] | None = None
         self.wanted = False
         self.ended: list[int] = []
@@ -43,7 +43,7 @@ class Program:
     def start(self) -> None:
         """Does not wait until it answers."""
         self.wanted = True
-        env = {**os.environ, **self.env}
+        env = {**{name: value for name, value in os.environ.items() if not name.startswith("SKEP_")}, **self.env}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command,
