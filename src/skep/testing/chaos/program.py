@@ -43,7 +43,7 @@ class Program:
     def start(self) -> None:
         """Does not wait until it answers."""
         self.wanted = True
-        env = {**{name: value for name, value in os.environ.items() if not name.startswith("SKEP_")}, **self.env}
+        env = {**plain_environment(), **self.env}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command,
@@ -105,3 +105,8 @@ def tell(pid: int | None, number: signal.Signals) -> None:
             os.kill(pid, number)
         except ProcessLookupError:
             pass  # it has just ended
+
+
+def plain_environment() -> dict[str, str]:
+    """This process's, without what it says to Skep."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SKEP_")}

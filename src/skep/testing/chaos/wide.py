@@ -15,7 +15,7 @@ from skep.errors import SkepError
 from skep.testing.chaos.fleet import SLOTS, Fleet, SmallFleet
 from skep.testing.chaos.graphs import APP
 from skep.testing.chaos.places import Place, why_not
-from skep.testing.chaos.program import Program
+from skep.testing.chaos.program import Program, plain_environment
 from skep.testing.chaos.proxy import Line, Lines
 from skep.testing.servers import NotInstalledError, PostgresServer, RedisServer, free_port
 
@@ -68,7 +68,7 @@ class WideFleet(Fleet):
     def _make_key(self) -> str:
         """With which nodes come in: they call from other addresses than the loopback."""
         command = (sys.executable, "-m", "skep", "keys", "create", "--role", "node", "--data", str(self.homes[0]))
-        done = subprocess.run(command, capture_output=True, check=False, text=True)
+        done = subprocess.run(command, capture_output=True, check=False, text=True, env=plain_environment())
         if done.returncode:
             raise SkepError(f"no key for nodes could be made: {done.stderr.strip()}")
         return done.stdout.strip()
