@@ -16,6 +16,8 @@ APP: Final = "skep.testing.chaos.work"
 """The same as nodes elsewhere know it."""
 KEYS: Final = ("red", "green")
 """Of locks."""
+MORE_KEYS: Final = tuple(f"key-{number}" for number in range(12))
+"""Where some hold one for seconds, and a lost node may keep it for 15 s: so that nobody waits for half a minute."""
 
 Task = dict[str, Any]
 
@@ -28,6 +30,7 @@ class Graphs:
         self._chance = chance
         self._ledger = str(ledger)
         self._work = work
+        self._keys = MORE_KEYS if long else KEYS
         self._kinds: dict[Callable[[str], Task], int] = {
             self._touch: 4,
             self._shell: 3,
@@ -90,17 +93,17 @@ class Graphs:
         return self._python("snooze", name, times=self._chance.randint(1, 4))
 
     def _hold(self, name: str) -> Task:
-        return self._python("hold", name, key=self._chance.choice(KEYS), ms=self._chance.randint(5, 100))
+        return self._python("hold", name, key=self._chance.choice(self._keys), ms=self._chance.randint(5, 100))
 
     def _locked(self, name: str) -> Task:
-        key = self._chance.choice(KEYS)
+        key = self._chance.choice(self._keys)
         return {**self._python("locked", name, key=key, ms=self._chance.randint(5, 100)), "locks": [key]}
 
     def _long(self, name: str) -> Task:
         return self._python("touch", name, ms=self._chance.randint(2_000, 9_000))
 
     def _long_locked(self, name: str) -> Task:
-        key = self._chance.choice(KEYS)
+        key = self._chance.choice(self._keys)
         return {**self._python("locked", name, key=key, ms=self._chance.randint(1_000, 3_000)), "locks": [key]}
 
     def _hang(self, name: str) -> Task:

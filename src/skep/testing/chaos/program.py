@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-STOP_S: Final = 10.0
 AGAIN_S: Final = 1.0
 """Before one that ended by itself is started again."""
 
@@ -36,13 +36,21 @@ class Program:
         """Beside this process's environment; what that says to Skep is not for the fleet."""
         self.process: subprocess.Popen[bytes] | None = None
         self.wanted = False
+        self._turn = threading.Lock()
+        """Several faults, and who keeps the fleet, have to do with it."""
         self.ended: list[int] = []
         """Exit codes of the times that it ended by itself."""
         self._next_s = 0.0
 
     def start(self) -> None:
-        """Does not wait until it answers."""
-        self.wanted = True
+        """Does not wait until it answers. Harmless where it runs already."""
+        with self._turn:
+            self.wanted = True
+            self._start()
+
+    def _start(self) -> None:
+        if self.pid is not None:
+            return
         env = {**plain_environment(), **self.env}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -57,15 +65,16 @@ class Program:
 
     def keep(self) -> None:
         """Starts it again if it has ended by itself."""
-        if not self.wanted or self.process is None or self.process.poll() is None:
-            return
-        now = time.monotonic()
-        if not self._next_s:
-            self.ended.append(self.process.returncode)
-            self._next_s = now + AGAIN_S
-        elif now >= self._next_s:
-            self._next_s = 0.0
-            self.start()
+        with self._turn:
+            if not self.wanted or self.process is None or self.process.poll() is None:
+                return
+            now = time.monotonic()
+            if not self._next_s:
+                self.ended.append(self.process.returncode)
+                self._next_s = now + AGAIN_S
+            elif now >= self._next_s:
+                self._next_s = 0.0
+                self._start()
 
     @property
     def pid(self) -> int | None:
@@ -74,28 +83,17 @@ class Program:
 
     def kill(self) -> None:
         """`kill -9`; it stays away until it is started."""
-        self.wanted = False
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        with self._turn:
+            self.wanted = False
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
 
     def freeze(self) -> None:
         tell(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         tell(self.pid, signal.SIGCONT)
-
-    def stop(self) -> None:
-        """Ends it: in good order, else with force."""
-        self.wanted = False
-        if self.process is None:
-            return
-        tell(self.pid, signal.SIGCONT)
-        tell(self.pid, signal.SIGTERM)
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
 
 
 def tell(pid: int | None, number: signal.Signals) -> None:
