@@ -73,6 +73,16 @@ class Loop:
             self._stopping = False
             self._task = asyncio.get_running_loop().create_task(self._run(), name=f"skep-{self.name}")
 
+    def cancel(self) -> asyncio.Task[None] | None:
+        """Ends the loop in the middle of its pass; answers what there is to wait for."""
+        self._stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
+        return self._task
+
     async def stop(self) -> None:
         """Lets the pass in progress finish and ends the loop; harmless before `start` and when repeated."""
         self._stopping = True

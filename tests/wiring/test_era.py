@@ -47,7 +47,6 @@ class Pair:
             home=None,
             keep_ms=0,
             expected=expected,
-            fresh=lambda: bool(expected),
         )
         await era.start()
         return era
@@ -83,7 +82,7 @@ async def pair() -> AsyncIterator[Pair]:
         yield made
     finally:
         for era in made.eras.values():
-            await era.stop(record_rest=True)
+            await era.stop()
         await made.record.close()
 
 
@@ -127,7 +126,7 @@ async def test_when_the_leader_is_gone_the_other_goes_on(pair: Pair) -> None:
     waits = await b.hub.runs.submit(GO)
     await pair.until(lambda: node.held and a.parts.waits._by_key)
     waiting = asyncio.create_task(b.hub.runs.wait(waits))
-    await a.stop(record_rest=False)  # it says nothing any more
+    await a.abandon()  # it says nothing any more
     assert await node.finish("t") == "ok"
     unloaded = await b.hub.runs.submit(workflow({"t": {"run": "true"}, "v": RUN}))
     await pair.until(lambda: b.leads, ms=100)
@@ -172,7 +171,7 @@ async def test_a_lease_that_is_lost_during_the_rejoin_does_not_leave_nodes_waiti
     run = await before.hub.runs.submit(workflow({"t": RUN, "u": RUN | {"needs": ["t"]}}))
     await pair.until(lambda: node.held)
     await pair.until(lambda: before.parts.transcribe.mark == pair.engine.heard)
-    await before.stop(record_rest=True)
+    await before.stop()
     node.end("t")
 
     pair.engine = MemoryEngine(pair.clock, 6)

@@ -32,6 +32,8 @@ class Streams:
         self._load = load
         self._feed = feed
         self._views = Views(record, catalog)
+        self.look_s = QUIET_S
+        """How often a stream looks, though nothing stirs it."""
 
     async def events(self, run: str, after: Token, *, follow: bool) -> AsyncIterator[Sequence[tuple[Token, Event]]]:
         """Its recorded events above a place, in order, without gap or repeat, a batch at a time; with `follow` until
@@ -49,7 +51,7 @@ class Streams:
                 if ended:
                     return
                 ended = await self._ended(run)  # then all of it is there: what came meanwhile is read, and that is the end
-                if not ended and not await _rouse(stirred):
+                if not ended and not await _rouse(stirred, self.look_s):
                     yield ()
 
     async def logs(
@@ -75,7 +77,7 @@ class Streams:
                 if ended:
                     return
                 ended = await self._ended(run)
-                if not ended and not await _rouse(stirred):
+                if not ended and not await _rouse(stirred, self.look_s):
                     yield ()
 
     async def _ended(self, run: str) -> bool:
@@ -88,10 +90,10 @@ class Streams:
         return [at]
 
 
-async def _rouse(stirred: asyncio.Event) -> bool:
+async def _rouse(stirred: asyncio.Event, look_s: float) -> bool:
     """Waits for something new. False: there was nothing for a while."""
     try:
-        async with asyncio.timeout(QUIET_S):
+        async with asyncio.timeout(look_s):
             await stirred.wait()
     except TimeoutError:
         return False

@@ -195,6 +195,7 @@ class Connection:
             self._acknowledge(frame.seen)
             if await self.work.beat(info.id, info.incarnation, frame.leases, frame.seen) != OK:
                 raise _Gone  # it was given up meanwhile: it calls again, and is admitted anew
+            self._stirred = True  # should it not have heard of a grant, it hears of it now
             self._urgent.append(frames.Beaten(frame.number))
             self._wake.set()
         elif kind is frames.Ask:

@@ -35,8 +35,8 @@ class FollowLoop(Loop):
             return False
         events = [event for event in await self._engine.events(self.mark, BATCH) if event.n <= mark]
         if not events or events[0].n > self.mark + 1:
-            self.mark = events[0].n - 1 if events else mark
             await self._missed()
+            self.mark = events[0].n - 1 if events else mark
         if events:
             self.mark = events[-1].n
             self._told(events)

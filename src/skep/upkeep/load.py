@@ -203,6 +203,13 @@ class LoadLoop(Loop):
             self._loading.discard(command.run)  # if it was there, it ended some time ago
         return answer
 
+    def doubt(self) -> None:
+        """Ends may have been missed: what was known of any run is to be found out anew. To load one again is harmless."""
+        self.live.clear()
+        self._loading.clear()
+        self._commands.clear()
+        self.look()
+
     def forget(self, run: str) -> None:
         """The run has ended and the record knows it."""
         self._loading.discard(run)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 WINDOW_S: Final = 5.0
 """For nodes to come."""
 LOOK_S: Final = 0.1
+OTHERS_S: Final = 5.0
+"""For other servers to take up what nodes brought to them."""
 BATCH: Final = 1_000
 
 CLAIMS_MS: Final = 15_000
@@ -36,6 +38,22 @@ PAUSE_S: Final = 1.0
 
 Ended = tuple[Adopt, Outcome]
 Report = Callable[[Sequence[Outcome]], Awaitable[list[Answer]]]
+
+
+class Turns(Protocol):
+    """What the servers that share an engine tell each other about its rejoin."""
+
+    async def begin(self) -> None:
+        """The leader: whoever is to come has come, or had its time; everyone takes up what he was brought."""
+        ...
+
+    async def begun(self) -> None:
+        """Waits for that."""
+        ...
+
+    async def end(self) -> None:
+        """The leader: it is over, and everything is placed that can be."""
+        ...
 
 
 class Rejoin:
@@ -50,8 +68,12 @@ class Rejoin:
         expected: Iterable[str],
         *,
         window_s: float = WINDOW_S,
+        turns: Turns | None = None,
+        leads: bool = True,
     ) -> None:
-        """`report`: tells the engine how attempts under its own tokens ended. `expected`: ids of nodes. Holds `place`."""
+        """`report`: tells the engine how attempts under its own tokens ended. `expected`: ids of nodes. `turns`: where several
+        servers share the engine. Holds `place`, if this server `leads`."""
+        self._turns = turns
         self._engine = engine
         self._load = load
         self._place = place
@@ -67,7 +89,8 @@ class Rejoin:
         self._outcomes: list[Ended] = []
         self._turn = asyncio.Lock()
         self._over = asyncio.Event()
-        place.waits = True
+        if leads:
+            place.waits = True
         self._note("")
 
     @property
@@ -81,8 +104,26 @@ class Rejoin:
         if self._missing:
             # Whoever does not come has heard nobody since before this engine began. Its locks are not known, so none is given.
             log.warning("still without %s: locks are given in a while", ", ".join(sorted(self._missing)))
-            await self._engine.withhold(CLAIMS_MS)
+            await _surely(lambda: self._engine.withhold(CLAIMS_MS))
         self._claims_s = asyncio.get_running_loop().time() + (CLAIMS_MS / 1000 if self._missing else 0)
+        if self._turns is not None:
+            await _surely(self._turns.begin)
+        await self._take_up_all()
+        if self._turns is not None:
+            await self._others()
+            await _surely(self._turns.end)
+        self._place.waits = False
+        self._place.wake()
+
+    async def follow(self) -> None:
+        """In place of `run`, on a server that does not lead: takes up what nodes brought to it when the leader says so."""
+        assert self._turns is not None
+        await self._turns.begun()
+        self._claims_s = asyncio.get_running_loop().time() + CLAIMS_MS / 1000
+        await self._take_up_all()
+
+    async def _take_up_all(self) -> None:
+        """From here on what a node brings is taken up when it comes."""
         async with self._turn:
             while self._outcomes or self._leases:
                 outcomes, leases = tuple(self._outcomes), tuple(self._leases)
@@ -96,8 +137,17 @@ class Rejoin:
                     log.exception("a fault of Skep's own: what nodes brought is not taken up, and happens again")
                 del self._outcomes[: len(outcomes)], self._leases[: len(leases)]
             self._over.set()
-            self._place.waits = False
-        self._place.wake()
+
+    async def _others(self) -> None:
+        """Waits a while for all nodes to be let in, wherever they came: what they brought is taken up then."""
+        until = asyncio.get_running_loop().time() + OTHERS_S
+        while asyncio.get_running_loop().time() < until:
+            try:
+                if not any(node.coming for node in await self._engine.nodes()):
+                    return
+            except SkepError:
+                pass  # it is asked again
+            await asyncio.sleep(LOOK_S)
 
     async def _roll_call(self) -> None:
         """Waits for those who are expected. Who presents to another server of this engine has come when that has let it in."""
@@ -108,9 +158,15 @@ class Rejoin:
                 async with asyncio.timeout(min(left_s, LOOK_S)):
                     await self._all_there.wait()
             except TimeoutError:
-                for node in await self._engine.nodes():
-                    if not node.coming:
-                        self._note(node.info.id)
+                await self._look_at_others()
+
+    async def _look_at_others(self) -> None:
+        try:
+            for node in await self._engine.nodes():
+                if not node.coming or self._turns is not None:
+                    self._note(node.info.id)
+        except SkepError as error:
+            log.debug("who has come cannot be seen: %s", error)
 
     async def present(
         self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
@@ -193,6 +249,17 @@ class Rejoin:
             refused += [lease for lease, answer in zip(some, answers, strict=True) if answer.answer != OK]
             await asyncio.sleep(0)
         return refused
+
+
+async def _surely(call: Callable[[], Awaitable[object]]) -> None:
+    """As often as it takes."""
+    while True:
+        try:
+            await call()
+            return
+        except SkepError as error:
+            log.debug("tried again: %s", error)
+            await asyncio.sleep(PAUSE_S)
 
 
 def _lease(node: str, lease: Held) -> Adopt:

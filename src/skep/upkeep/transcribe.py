@@ -48,6 +48,8 @@ class TranscribeLoop(Loop):
         self._engine_id = engine_id
         self._told = told
         self._missed = missed
+        self._trimmed = 0
+        """The mark as the engine was told last."""
         self._commit_s = 0.0
         """How long the last small commit took."""
         self.keep = 0
@@ -56,6 +58,8 @@ class TranscribeLoop(Loop):
         """Number of the last event that the record has."""
 
     async def run_once(self) -> bool:
+        if self._trimmed < self.mark:
+            await self._trim()  # what was recorded is told, though the engine could not be
         events = await self._engine.events(self.mark, BATCH)
         if not events:
             return False
@@ -70,8 +74,8 @@ class TranscribeLoop(Loop):
             events = await self._engine.events(self.mark, BATCH)
         if not events or events[0].n > self.mark + 1:
             if events:  # another one recorded and trimmed what came before
-                self.mark = events[0].n - 1
                 await self._missed()
+                self.mark = self._trimmed = events[0].n - 1
             return bool(events)
         began = clock()
         try:
@@ -84,6 +88,11 @@ class TranscribeLoop(Loop):
         if len(events) <= FEW:
             self._commit_s = clock() - began
         self.mark = events[-1].n
-        await self._engine.trim(self.mark, self.keep)
         self._told(events)
+        await self._trim()
         return True
+
+    async def _trim(self) -> None:
+        mark = self.mark
+        await self._engine.trim(mark, self.keep)
+        self._trimmed = mark

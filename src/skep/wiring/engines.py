@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from skep.clock import Clock
 from skep.engine.memory import MemoryEngine
@@ -16,22 +16,14 @@ ENGINE_ID: Final = "local"
 """A record has one engine that stays, wherever that is: so work goes on when it moves."""
 
 
-class Opened(NamedTuple):
-    """An engine under its epoch."""
-
-    engine: Engine
-    age_s: float
-    """How long ago the epoch began, about."""
-
-
 class EngineSource(Protocol):
     """Opens the engine, as often as it is lost."""
 
     shared: bool
     """Whether other servers may have it too."""
 
-    async def open(self, record: Record, clock: Clock) -> Opened:
-        """Raises RecordError, EngineUnavailableError."""
+    async def open(self, record: Record, clock: Clock) -> Engine:
+        """The engine under an epoch. Raises RecordError, EngineUnavailableError."""
         ...
 
     async def close(self) -> None: ...
@@ -42,7 +34,7 @@ class MemorySource:
 
     shared = False
 
-    async def open(self, record: Record, clock: Clock) -> Opened:
+    async def open(self, record: Record, clock: Clock) -> Engine:
         await record.own(ENGINE_ID)
         row = await record.engine(ENGINE_ID)
         after = row.epoch if row is not None else 0
@@ -51,7 +43,7 @@ class MemorySource:
             raise RecordError(
                 "another process has just opened the engine of this record; servers that share a record need --engine"
             )
-        return Opened(MemoryEngine(clock, epoch), 0.0)
+        return MemoryEngine(clock, epoch)
 
     async def close(self) -> None:
         pass

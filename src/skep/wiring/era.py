@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -38,12 +38,17 @@ from skep.upkeep.schedule import TOPIC as SCHEDULES
 from skep.upkeep.schedule import ScheduleLoop
 from skep.upkeep.watch import Watch
 from skep.wiring.parts import Parts
+from skep.wiring.turns import RejoinTurns
 
 log = logging.getLogger(__name__)
 
 CROWDED: Final = 0.6
 """Of the store's memory: beyond this nothing more is started."""
 IDLE_S: Final = 3_600.0
+CLOSE_S: Final = 2.0
+LOOK_S: Final = 1.0
+"""Between two looks of a stream at what nodes wrote by way of other servers."""
+UNFIT_S: Final = 10.0
 LONGEST_PAUSE_S: Final = 0.5
 """Between two tries of a loop, where a database is across a network: it is at work again soon after that is back."""
 
@@ -65,18 +70,16 @@ class Era:
         home: Path | None,
         keep_ms: int,
         expected: Iterable[str],
-        fresh: Callable[[], bool],
         keys: Keys | None = None,
         url: str = "",
     ) -> None:
         """`server`: the name of this one. `shared`: whether others may have the engine too. `url`: where the network finds it.
-        `expected`: nodes that may come with work under way. `fresh`: whether the epoch is so young that they may still come.
-        """
+        `expected`: nodes that may come with work under way."""
         self._engine = engine
         self._record = record
         self._shared = shared
         self._expected = tuple(expected)
-        self._fresh = fresh
+        self._turns = RejoinTurns(engine, record, engine_id) if shared else None
         parts = self.parts = Parts(engine, record, clock, engine_id, feed, server=server)
         nodes = Nodes(engine, record, clock, engine_id)
         parts.work.wants_drain = nodes.wants_drain
@@ -103,8 +106,9 @@ class Era:
             clock=clock,
         )
         parts.tellers.append(schedule.told)
+        parts.on_missed = self._doubt
         self._follow = FollowLoop(engine, parts.told, parts.missed)
-        self._lead = LeadLoop(engine, server, self._gained, self._lost)
+        self._lead = LeadLoop(engine, server, self._gained, self._lost, self._is_fit)
         self._refresh = Loop(self._look_at_queue, "queue")
         if not shared:
             self._refresh.interval_s = IDLE_S
@@ -113,8 +117,10 @@ class Era:
         self._late: list[Loop] = [schedule, self._prune]
         """Of the leader, once all runs are loaded; `waits` too."""
         self._beginning: asyncio.Task[None] | None = None
-        self._rejoining: asyncio.Task[None] | None = None
-        """Goes on when the lease is lost: nodes wait for it, and what they brought may be half taken up."""
+        self._rejoining: list[asyncio.Task[None]] = []
+        """Go on when the lease is lost: nodes wait for it, and what they brought may be half taken up."""
+        self._leading: asyncio.Task[None] | None = None
+        """Of those the last one of a leader."""
         vital = [*parts.loops, parts.waits, *([self._follow, self._lead] if shared else ())]
         others = [schedule, self._prune, self._refresh]
         self._watch = watch
@@ -122,6 +128,7 @@ class Era:
         watch.over(vital)
         watch.over(others, vital=False)
         if shared:
+            parts.runs.look_s = LOOK_S
             parts.transcribe.keep = KEPT
             for loop in vital:
                 loop.longest_pause_s = LONGEST_PAUSE_S
@@ -141,24 +148,31 @@ class Era:
         self._follow.mark = parts.transcribe.mark = await self._engine.mark()
         parts.load.scans = False
         parts.load.caught_up.set()
-        parts.work.presenter = rejoin = self._rejoin(())
-        await rejoin.run()
         await self._queue.open()
-        parts.load.start()
-        self._refresh.start()
-        if not self._shared:
+        if self._turns is None:
+            parts.load.start()
+            self._refresh.start()
             await self._gained()
             return
+        parts.work.presenter = rejoin = self._rejoin((), leads=False)
+        self._rejoining.append(asyncio.get_running_loop().create_task(rejoin.follow()))
         await parts.missed()
+        parts.load.start()
+        self._refresh.start()
         self._follow.start()
         await self._lead.run_once()
         self._lead.start()
         if not self._lead.leads:
             self._insight.state = "ready"
 
-    def _rejoin(self, expected: Iterable[str]) -> Rejoin:
+    def _rejoin(self, expected: Iterable[str], *, leads: bool = True) -> Rejoin:
         parts = self.parts
-        return Rejoin(self._engine, parts.load, parts.place, parts.work.report, expected)
+        return Rejoin(self._engine, parts.load, parts.place, parts.work.report, expected, turns=self._turns, leads=leads)
+
+    def _is_fit(self) -> bool:
+        """Whether it can do a leader's work: one that is cut off from the record lets others try."""
+        trouble = self.parts.transcribe.trouble
+        return trouble is None or asyncio.get_running_loop().time() - trouble.since_s < UNFIT_S
 
     async def _look_at_queue(self) -> bool:
         """What is paused, and how full the store is."""
@@ -179,13 +193,15 @@ class Era:
 
     async def _gained(self) -> None:
         parts = self.parts
+        over = self._turns is not None and await self._turns.is_over()
         await self._follow.stop()
         parts.transcribe.mark = self._follow.mark
-        await self._queue.open()
+        self._refresh.wake()
         task = asyncio.get_running_loop().create_task
-        if self._fresh() and (self._rejoining is None or self._rejoining.done()):
+        if not over and (self._leading is None or self._leading.done()):
             parts.work.presenter = rejoin = self._rejoin(self._expected)
-            self._rejoining = task(rejoin.run())
+            self._leading = task(rejoin.run())
+            self._rejoining.append(self._leading)
         parts.load.scans = True
         parts.load.caught_up.clear()
         parts.load.look()
@@ -199,8 +215,8 @@ class Era:
         await parts.load.caught_up.wait()
         for loop in (parts.waits, *self._late):
             loop.start()
-        if self._rejoining is not None:
-            await asyncio.wait([self._rejoining])
+        if self._leading is not None:
+            await asyncio.wait([self._leading])
         parts.reap.start()
         if self._insight.state == "rejoin":
             self._insight.state = "ready"
@@ -215,6 +231,18 @@ class Era:
         self._watch_again()
         self._follow.mark = parts.transcribe.mark
         self._follow.start()
+        if self._insight.state == "rejoin":
+            self._insight.state = "ready"
+
+    async def _doubt(self) -> None:
+        """Events were missed: of what waits nothing is sure any more."""
+        parts = self.parts
+        if parts.waits.running:
+            await parts.waits.stop()
+            self._watch.forget([parts.waits])
+            parts.waits = parts.new_waits()
+            self._watch_again()
+            parts.waits.start()
 
     def _watch_again(self) -> None:
         parts = self.parts
@@ -239,23 +267,37 @@ class Era:
             await self._lost()
             await self._lead.resign()
 
-    async def stop(self, *, record_rest: bool) -> None:
-        """Stops all loops; with `record_rest` the leader records what has happened. Raises SkepError when that fails."""
+    async def stop(self) -> None:
+        """Stops all loops in good order; who has the engine alone records what happened. Raises SkepError when that fails."""
         parts = self.parts
-        leads = self.leads
-        await self._lead.stop()
+        if self._shared:
+            await self._lead.stop()
+            await self._lead.resign()  # the next leader records the rest
         await self._follow.stop()
         await self._refresh.stop()
         await parts.load.stop()
         parts.load.retire()
         await self._stop_leading()
-        await _cancelled(self._rejoining)
+        for task in self._rejoining:
+            await _cancelled(task)
         self._watch.forget(self._watched)
-        if record_rest and leads:
-            while await parts.transcribe.run_once():
-                pass
-        if record_rest and self._shared:
-            await self._lead.resign()
+        while not self._shared and await parts.transcribe.run_once():
+            pass
+
+    async def abandon(self) -> None:
+        """Ends everything at once: its engine is there no more, or is given up. Raises nothing."""
+        parts = self.parts
+        self._watch.end()
+        self._watch.forget(self._watched)
+        parts.load.retire()
+        loops = (self._lead, self._follow, self._refresh, parts.load, parts.waits, parts.reap, *self._late, *self._early)
+        tasks = [loop.cancel() for loop in loops]
+        for task in (*self._rejoining, self._beginning):
+            if task is not None:
+                task.cancel()
+                tasks.append(task)
+        if left := [task for task in tasks if task is not None]:
+            await asyncio.wait(left, timeout=CLOSE_S)
 
 
 async def _cancelled(task: asyncio.Task[None] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from skep.clock import Clock
 from skep.engine.protocol import Engine
@@ -24,6 +24,10 @@ from skep.upkeep.place import PlaceLoop
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
 from skep.upkeep.waits import WaitLoop
+
+
+async def _nothing() -> None:
+    pass
 
 
 class Parts:
@@ -67,6 +71,8 @@ class Parts:
             engine.listen("due", timer.wake)
         self.work.on_log = self._logged
         self.runs.progress_of = self.work.progress_of
+        self.on_missed: Callable[[], Awaitable[None]] = _nothing
+        """Called first when batches were missed."""
         self.tellers: list[Callable[[Sequence[Event]], None]] = [lambda events: self.waits.told(events)]
         """Loops and nouns that are told of every recorded batch before the feed is."""
 
@@ -91,7 +97,8 @@ class Parts:
 
     async def missed(self) -> None:
         """Batches were recorded of which this process was not told: it asks the record for what somebody waits for."""
-        self.load.live.clear()
+        self.load.doubt()
+        await self.on_missed()
         ends = []
         for run in self.feed.awaited():
             try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -34,8 +33,6 @@ log = logging.getLogger(__name__)
 
 CLOSE_S: Final = 10.0
 """For what is still to be recorded."""
-FRESH_S: Final = 20.0
-"""After an engine was opened, nodes may come that have not heard of it yet."""
 PAUSE_S: Final = 0.5
 """Between two tries to open the engine anew."""
 
@@ -72,9 +69,7 @@ class Server:
         self._era: Era | None = None
         self._lock: IO[str] | None = None
         self._listener: Listener | None = None
-        self._watch = Watch(math.inf, lambda trouble: None, self._stale)
         self._reopening: asyncio.Task[None] | None = None
-        self._opened_s = 0.0
         self._local_nodes = LocalNodes(home, nodes, idle_s)
 
     @property
@@ -106,15 +101,14 @@ class Server:
             raise
 
     async def _next_era(self) -> Era:
-        opened = await self._source.open(self.record, self._clock)
-        self._opened_s = time.monotonic() - max(0.0, opened.age_s)
+        engine = await self._source.open(self.record, self._clock)
         era = Era(
-            opened.engine,
+            engine,
             self.record,
             self._clock,
             ENGINE_ID,
             self._feed,
-            self._watch,
+            Watch(math.inf, lambda trouble: None, lambda: self._stale(era)),
             server=self.name,
             shared=self._source.shared,
             home=self.home,
@@ -122,10 +116,13 @@ class Server:
             keys=self._keys,
             url=self.network.url if self.network is not None else "",
             expected=await self._expected(),
-            fresh=lambda: time.monotonic() - self._opened_s < FRESH_S,
         )
+        try:
+            await era.start()
+        except BaseException:
+            await era.abandon()
+            raise
         self._era = era
-        await era.start()
         return era
 
     async def _expected(self) -> set[str]:
@@ -138,9 +135,9 @@ class Server:
 
     # -- an engine that is opened anew
 
-    def _stale(self) -> None:
-        """The engine that is known here is there no more."""
-        if self._source.shared and self._reopening is None and self._lock is not None:
+    def _stale(self, era: Era | None) -> None:
+        """The engine that an era knows is there no more."""
+        if self._source.shared and self._reopening is None and self._lock is not None and era is self._era:
             self._reopening = asyncio.get_running_loop().create_task(self._reopen(), name="skep-reopen")
             self._reopening.add_done_callback(self._reopened)
 
@@ -149,11 +146,7 @@ class Server:
         assert era is not None
         log.warning("the engine was lost or opened anew: everything is loaded again from the record")
         era.hub.insight.state = "opening"
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await era.stop(record_rest=False)
-        except (SkepError, TimeoutError) as error:
-            log.debug("ending with the old engine: %s", error)
+        await era.abandon()
         told = ""
         while True:
             try:
@@ -171,7 +164,7 @@ class Server:
         self._reopening = None
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a fault of Skep's own while the engine was opened anew; it is tried again", exc_info=error)
-            self._stale()
+            self._stale(self._era)
 
     # -- the end
 
@@ -184,7 +177,6 @@ class Server:
     async def close(self) -> None:
         """Stops answering, records what has happened, and leaves the data directory to the next. Nodes are left as they are.
         Harmless when repeated."""
-        self._watch.end()
         lock, self._lock = self._lock, None
         if self._reopening is not None:
             self._reopening.cancel()
@@ -200,7 +192,7 @@ class Server:
         try:
             if era is not None:
                 async with asyncio.timeout(CLOSE_S):
-                    await era.stop(record_rest=True)
+                    await era.stop()
         except (SkepError, TimeoutError) as error:
             log.warning("not all that happened is recorded: %s; it happens again at the next start", error)
         finally:

@@ -10,7 +10,7 @@ from skep.clock import Clock
 from skep.engine.redis import RedisEngine, RedisStore, current_epoch, open_epoch, sweep
 from skep.errors import ConflictError, SkepError, StaleEpochError
 from skep.record.protocol import EngineRow, Record
-from skep.wiring.engines import ENGINE_ID, Opened, next_epoch, open_row
+from skep.wiring.engines import ENGINE_ID, next_epoch, open_row
 
 log = logging.getLogger(__name__)
 
@@ -32,31 +32,35 @@ class RedisSource:
         self._engine: RedisEngine | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
-    async def open(self, record: Record, clock: Clock) -> Opened:
+    async def open(self, record: Record, clock: Clock) -> RedisEngine:
         await self.close()
         store = self._store = await RedisStore.connect(self._url)
         process = await store.process()
         store.bind(process)
         for _ in range(TRIES):
-            row = await record.engine(ENGINE_ID)
             kept = await current_epoch(store, ENGINE_ID)
+            mark = await RedisEngine(store, ENGINE_ID, kept).mark() if kept is not None else 0
+            row = await record.engine(ENGINE_ID)  # after the mark: it has moved in the record before it moves there
             if row is not None and row.epoch == kept:
-                if row.process == process:
-                    return await self._begin(store, kept, clock)
+                if row.process == process and row.mark >= mark:
+                    return await self._begin(store, kept)
                 await _save_the_rest(store, record, row)
             after = row.epoch if row is not None else 0
             epoch = next_epoch(max(after, kept or 0), clock)
             if await open_row(record, epoch, after, process):
-                await open_epoch(store, ENGINE_ID, epoch)
+                try:
+                    await open_epoch(store, ENGINE_ID, epoch)
+                except StaleEpochError:
+                    continue  # another server has opened a later one meanwhile
                 self._sweeping = asyncio.get_running_loop().create_task(_sweep(store, epoch))
                 log.info("the engine was opened anew in %s, epoch %d", store.where, epoch)
-                return await self._begin(store, epoch, clock)
+                return await self._begin(store, epoch)
         raise ConflictError("servers open this engine again and again; do all of them see the same Redis and the same record?")
 
-    async def _begin(self, store: RedisStore, epoch: int, clock: Clock) -> Opened:
+    async def _begin(self, store: RedisStore, epoch: int) -> RedisEngine:
         engine = self._engine = RedisEngine(store, ENGINE_ID, epoch)
         await engine.start()
-        return Opened(engine, max(0.0, clock.now_ms() / 1000 - epoch))
+        return engine
 
     async def close(self) -> None:
         if self._sweeping is not None:

@@ -165,7 +165,7 @@ class RedisStore:
 
     def listener(self) -> PubSub:
         """A connection of its own on which to subscribe."""
-        return self.client.pubsub(ignore_subscribe_messages=True)
+        return self.client.pubsub()
 
 
 def _options(greet: Any) -> dict[str, Any]:

@@ -74,11 +74,12 @@ class Topics:
             began = asyncio.get_running_loop().time()
             try:
                 await self._hear(hears)
-            except (RedisError, OSError, SkepError) as error:
+            except Exception as error:  # whatever it is: who hears nothing looks at nothing
                 if not hears.done():
                     hears.set_exception(error if isinstance(error, SkepError) else self._store.translated(error))
                     return
-                log.info("not hearing from Redis: %s", error)
+                known = isinstance(error, RedisError | OSError | SkepError)
+                log.log(logging.INFO if known else logging.ERROR, "not hearing from Redis: %s", error, exc_info=not known)
                 if isinstance(error, EngineGoneError):
                     self.stir_all()  # whoever looks now is told so by its verb
                     pause_s = LONGEST_PAUSE_S
@@ -91,6 +92,9 @@ class Topics:
         """Until the connection fails."""
         async with self._store.listener() as listener:
             await listener.subscribe(self._channel)
+            while (message := await listener.get_message(timeout=LOOK_S)) is None or message["type"] != "subscribe":
+                if message is None:
+                    raise TimeoutError("the subscription is not answered")
             if hears.done():
                 self.stir_all()
             else:
