@@ -365,6 +365,26 @@ async def test_what_cannot_be_imported(executor: PythonExecutor, trial: Any, tmp
         assert "importlib" not in error.traceback
 
 
+async def test_who_is_stopped_during_an_import_leaves_no_half_of_it(
+    executor: PythonExecutor, trial: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "slowly_imported"
+    package.mkdir()
+    began = tmp_path / "began"
+    (package / "__init__.py").write_text("from slowly_imported import inner\ndef f(): return inner.VALUE\n")
+    (package / "inner.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(began)!r}).touch()\nfor _ in range(50): time.sleep(0.01)\nVALUE = 7\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    first = trial(executor, Call("python", "slowly_imported:f"))
+    async with asyncio.timeout(LIMIT_S):
+        while not began.exists():
+            await asyncio.sleep(0.01)
+    first.stop("cancel")
+    assert (await first.outcome()).result == "cancelled"
+    assert await trial(executor, Call("python", "slowly_imported:f")).output() == 7
+
+
 # -- secrets
 
 

@@ -429,7 +429,7 @@ class Engine(Protocol):
 
     async def withhold(self, ms: int) -> None:
         """Gives no claim to anyone for so long: somebody of whom the engine cannot know may have it still. Whoever asks waits
-        in line; adopted leases keep what they hold. A repeat can only make it longer."""
+        in line; adopted leases keep what they hold. A repeat can only make it longer; 0 ends it."""
         ...
 
     # nodes

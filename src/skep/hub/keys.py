@@ -88,8 +88,12 @@ class Keys:
     async def who(self, key: str) -> KeyRow | None:
         """Whose key this is; None when it is nobody's, or was revoked."""
         row = self._find(key)
-        if row is None and asyncio.get_running_loop().time() - self._read_s >= AGAIN_S:
-            await self.refresh()  # it may have been made through another process a moment ago
+        if row is None:  # it may have been made through another process a moment ago
+            clock = asyncio.get_running_loop().time
+            asked_s = clock()
+            await asyncio.sleep(max(0.0, self._read_s + AGAIN_S - asked_s))
+            if self._read_s <= asked_s:
+                await self.refresh()
             row = self._find(key)
         return row
 

@@ -68,6 +68,8 @@ class Guard:
         headers = _Headers(scope)
         if headers.foreign:
             return _refused(403, "Not from other sites", "a page of another site may not use this server")
+        if not self.keys.any and headers.key:
+            await self.keys.who(headers.key)  # it may have been made by way of another server, a moment ago
         if not self.keys.any and self.loopback:
             if not headers.local:
                 return _refused(403, "Not under this name", "without keys this server is only there as localhost or 127.0.0.1")

@@ -99,6 +99,8 @@ class Rejoin:
 
     async def run(self) -> None:
         """Waits for loads and nodes, takes up what they brought, and lets `place` go on."""
+        if self._turns is not None:  # who is adopted first asks for locks again, which another one holds that is not yet
+            await _surely(lambda: self._engine.withhold(CLAIMS_MS))
         await self._roll_call()
         await self._load.caught_up.wait()
         if self._missing:
@@ -111,6 +113,8 @@ class Rejoin:
         await self._take_up_all()
         if self._turns is not None:
             await self._others()
+            if not self._missing:
+                await _surely(lambda: self._engine.withhold(0))
             await _surely(self._turns.end)
         self._place.waits = False
         self._place.wake()

@@ -11,7 +11,7 @@ from typing import IO, Final
 
 from skep.clock import Clock, SystemClock
 from skep.config import socket_path
-from skep.errors import SkepError
+from skep.errors import SkepError, StaleEpochError
 from skep.hub.feed import Feed
 from skep.hub.hub import Hub
 from skep.hub.keys import Keys
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 CLOSE_S: Final = 10.0
 """For what is still to be recorded."""
+TRIES: Final = 20
 PAUSE_S: Final = 0.5
 """Between two tries to open the engine anew."""
 
@@ -87,7 +88,7 @@ class Server:
             if self.network is not None:
                 await self.network.bind(self._keys, MAX_MESSAGE)
             await sweep_abandoned(self.record, self.home, self._clock.now_ms())
-            era = await self._next_era()
+            era = await self._first_era()
             self.links = Links(era.parts.work)
             self._app = make_app(era.hub, self.links.routes)
             self._listener = Listener(self._app, socket_path(self.home), MAX_MESSAGE)
@@ -99,6 +100,16 @@ class Server:
         except BaseException:
             await self.close()
             raise
+
+    async def _first_era(self) -> Era:
+        """Other servers may start at this very moment, and open the engine once more."""
+        for _ in range(TRIES):
+            try:
+                return await self._next_era()
+            except StaleEpochError as error:
+                log.info("the engine is opened by several servers at once: %s", error)
+                await asyncio.sleep(PAUSE_S)
+        return await self._next_era()
 
     async def _next_era(self) -> Era:
         engine = await self._source.open(self.record, self._clock)

@@ -234,10 +234,13 @@ class NodeVerbs(Ends):
         return Promoted(moved, more, limits[0][0] if limits else 0)
 
     def withhold(self, now_ms: int, ms: int) -> None:
-        """Gives no claim for so long."""
+        """Gives no claim for so long; 0: gives again."""
         self.begin(now_ms)
         until_ms = self.now_ms + ms
-        if until_ms > self.withheld_ms:
+        if not ms and self.withheld_ms > self.now_ms:
+            self.withheld_ms = self.now_ms
+            self.claims.give_again()
+        elif ms and until_ms > self.withheld_ms:
             self.withheld_ms = until_ms
             self.claims.withhold()
             self.push(self.limits, until_ms, "withheld", "")

@@ -25,7 +25,7 @@ from inspect import isawaitable
 
 from skep.node.context import TaskCancelled
 from skep.node.executors.job import UNBEGUN, Desk, Result, ThreadedJob
-from skep.node.functions import CALLERS, ResultError, find_function, is_coroutine_function
+from skep.node.functions import CALLERS, Function, ResultError, find_function, is_coroutine_function
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,8 @@ class FunctionThread:
         self._job: ThreadedJob | None = None
         self._interrupted = False
         """Something was raised, or will be."""
+        self._importing = False
+        """The function is being found."""
         self._ending = False
         """The function has ended: nothing more is raised."""
         self._abandoned = False
@@ -106,7 +108,8 @@ class FunctionThread:
         with self._crew.guard:
             if self._job is not None and job in (None, self._job) and not self._ending:
                 self._interrupted = True
-                self._raise(ctypes.py_object(TaskCancelled))
+                if not self._importing:  # else when that is done: half of a module would be left behind for all who come later
+                    self._raise(ctypes.py_object(TaskCancelled))
 
     def abandon(self, job: ThreadedJob) -> str | None:
         """Leaves the thread to the job that it does not get rid of, and answers where it is; None when it has ended it."""
@@ -162,7 +165,7 @@ class FunctionThread:
                 if not self._take(job):
                     return partial(job.attempt.fail, UNBEGUN)
                 if job.function is None:
-                    job.function = find_function(job.reference)
+                    job.function = self._find(job.reference)
                     if is_coroutine_function(job.function):
                         result = partial(job.desk.go_on, job, None)
                 result = result or _call(job)
@@ -184,6 +187,17 @@ class FunctionThread:
             self._job = job
             self._ending = self._interrupted = False
             return True
+
+    def _find(self, reference: str) -> Function:
+        with self._crew.guard:
+            self._importing = True
+        try:
+            return find_function(reference)
+        finally:
+            with self._crew.guard:
+                self._importing = False
+                if self._interrupted:
+                    self._raise(ctypes.py_object(TaskCancelled))
 
     def _settle(self) -> None:
         """From here on nothing can be raised in this thread."""

@@ -67,6 +67,19 @@ class ClaimSuite(Suite):
         await drive.complete(1)
         await drive.start(0, claims=LOCK)
 
+    async def test_withholding_may_end_at_once(self, drive: Driver) -> None:
+        await drive.submit(shape(size=2))
+        await drive.engine.withhold(0)
+        await drive.engine.withhold(10_000)
+        assert await drive.offer(0, claims=LOCK) == WAITING
+        await drive.engine.withhold(0)
+        await drive.engine.withhold(0)
+        assert sorted(await drive.queue()) == [("r", 0), ("r", 1)]
+        await drive.start(0, claims=LOCK)
+        drive.clock.advance(10_000)
+        await drive.engine.reap(60_000, 3)
+        assert await drive.offer(1, claims=LOCK) == WAITING, "what ends later changes nothing"
+
     async def test_a_node_that_is_full_takes_no_claim(self, drive: Driver) -> None:
         await drive.submit(shape(size=2))
         assert await drive.offer(0, takes=(("vram", 1),), claims=LOCK) == NO_FIT

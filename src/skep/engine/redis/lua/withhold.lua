@@ -1,4 +1,4 @@
--- Gives no claim to anyone for so long. A repeat can only make it longer.
+-- Gives no claim to anyone for so long. A repeat can only make it longer; 0 ends it.
 -- keys: epoch engine limits
 -- args: ms number
 -- answers: none
@@ -7,7 +7,10 @@
 -- include: ends
 
 local till = state.now + args.ms
-if till > state.withheld then
+if args.ms == 0 and state.withheld > state.now then
+  state.withheld = state.now
+  claims.give_again()
+elseif args.ms > 0 and till > state.withheld then
   state.withheld = till
   claims.withhold()
   state.push("limits", till, "withheld", "")
