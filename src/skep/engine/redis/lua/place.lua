@@ -108,7 +108,7 @@ local function expand(run, r, count)
     run.counts[WAITING + 1] = run.counts[WAITING + 1] + count
     state.counts[WAITING + 1] = state.counts[WAITING + 1] + count
     if spec.deadline > 0 and count > 0 then
-      state.push("limits", run.accepted + spec.deadline, "family", run.id, family.first, 0)
+      state.push("limits", run.accepted + spec.deadline, "family", run.id, family.number, 0)
     end
   end
   live.touch(run, task)

@@ -26,20 +26,21 @@ end
 
 -- Some tasks of one deadline: those of a list, or the children of a map. Goes on where it had to stop.
 local function deadlines(entry, due, what)
-  local run, kind, at, count, list = live.run(what[2]), what[1], what[4], 0, ""
+  local run, kind, at, count, list, first = live.run(what[2]), what[1], what[4], 0, "", 0
   if not run or run.state >= RUN_SUCCEEDED then
     state.budget = state.budget - 1
     return 0
   end
   if kind == "family" then
-    count = live.family(run, what[3]).count
+    local family = live.family(run, what[3])
+    count, first = family.count, family.first
   else
     list = redis.call("HGET", run.key .. ":limits", string.format("%.0f", what[3])) or ""
     count = #list / 4
   end
   local moved = 0
   while at < count and state.budget > 0 do
-    moved = moved + deadline(run, kind == "family" and what[3] + at or struct.unpack("<I4", list, at * 4 + 1))
+    moved = moved + deadline(run, kind == "family" and first + at or struct.unpack("<I4", list, at * 4 + 1))
     at, state.budget = at + 1, state.budget - 1
   end
   if at < count then

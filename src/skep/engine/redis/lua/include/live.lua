@@ -137,24 +137,26 @@ end
 
 -- Families: map parents and their children
 
-function live.family(run, first)
-  local family = run.families[first]
+-- By number, since an empty one begins where the next one does: `firsts` has where each begins.
+function live.family(run, number)
+  local family = run.families[number]
   if family then return family end
-  local packed = state.field(run.rest, "family " .. first)
+  local packed = state.field(run.rest, "family " .. number)
   local f = cmsgpack.unpack(packed)
-  family = {first = first, parent = f[1], count = f[2], window = f[3], released = f[4], out = f[5], ended = f[6], failed = f[7],
+  family = {number = number, first = run.firsts[number], parent = f[1], count = f[2], window = f[3], released = f[4], out = f[5], ended = f[6], failed = f[7],
             cancelled = f[8], skipped = f[9], fails = f[10]}
-  run.families[first] = family
+  run.families[number] = family
   return family
 end
 
 -- A new family at the end of the run; its children all wait.
 function live.grow(run, parent, first, count, window)
-  local family = {first = first, parent = parent, count = count, window = window > 0 and window or count, released = 0, out = 0,
-                  ended = 0, failed = false, cancelled = false, skipped = false, fails = false}
-  run.families[first] = family
-  run.firsts[#run.firsts + 1] = first
-  if parent >= 0 then live.touch(run, parent).family = first end
+  local number = #run.firsts + 1
+  local family = {number = number, first = first, parent = parent, count = count, window = window > 0 and window or count,
+                  released = 0, out = 0, ended = 0, failed = false, cancelled = false, skipped = false, fails = false}
+  run.families[number] = family
+  run.firsts[number] = first
+  if parent >= 0 then live.touch(run, parent).family = number end
   return family
 end
 
@@ -165,18 +167,18 @@ function live.siblings(run, task)
     local middle = math.ceil((low + high) / 2)
     if run.firsts[middle] <= task then low = middle else high = middle - 1 end
   end
-  return live.family(run, run.firsts[low])
+  return live.family(run, low)
 end
 
 -- The family whose parent the task is, if it has one.
 function live.children(run, task)
   if task >= run.size then return nil end
-  local first = live.task(run, task).family
-  return first > 0 and live.family(run, first) or nil
+  local number = live.task(run, task).family
+  return number > 0 and live.family(run, number) or nil
 end
 
 function live.is_current(run, family)
-  return family.parent >= 0 and live.task(run, family.parent).family == family.first
+  return family.parent >= 0 and live.task(run, family.parent).family == family.number
 end
 
 function live.base(run, task)
@@ -276,8 +278,8 @@ end
 
 -- Writes back what has changed.
 function live.write(run)
-  for first, f in pairs(run.families) do
-    state.hash(run.rest)["family " .. first] = cmsgpack.pack({
+  for number, f in pairs(run.families) do
+    state.hash(run.rest)["family " .. number] = cmsgpack.pack({
       f.parent, f.count, f.window, f.released, f.out, f.ended, f.failed, f.cancelled, f.skipped, f.fails,
     })
   end

@@ -110,8 +110,8 @@ end
 
 local function families(run)
   local found = {}
-  for _, first in ipairs(run.firsts) do
-    local family = live.family(run, first)
+  for number = 1, #run.firsts do
+    local family = live.family(run, number)
     if live.is_current(run, family) then found[#found + 1] = family end
   end
   return found
