@@ -44,8 +44,12 @@ def _lines(found: ServerStatus) -> Iterator[Line]:
         ("process", f"{found.pid}, since {both(found.started_ms, now_ms)}"),
         ("nodes", f"{found.nodes:,}"),
         ("runs", ", ".join(f"{count:,} {state}" for state, count in found.runs.items()) or "none"),
-        ("record", f"{format_bytes(found.record_bytes)}, {found.commit_ms:.1f} ms a commit, {found.backlog:,} events to write"),
-        ("engine", f"{found.engine}, epoch {found.epoch}" + ("" if found.leads else "; another server leads")),
+        (
+            "record",
+            f"{found.record_at}: {format_bytes(found.record_bytes)}, {found.commit_ms:.1f} ms a commit,"
+            f" {found.backlog:,} events to write",
+        ),
+        ("engine", f"{found.engine_at}, epoch {found.epoch}" + ("" if found.leads else "; another server leads")),
     )
     yield from ([(f"  {name:<10}", "dim"), (text, "")] for name, text in rows)
     if found.rejected_events:

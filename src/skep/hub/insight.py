@@ -26,7 +26,10 @@ class Insight:
         self._engine_id = engine_id
         self._home = home
         self._protocol = protocol
-        self._started_ms = clock.now_ms()
+        self.started_ms = clock.now_ms()
+        """When the server was."""
+        self.engine_at = "memory"
+        self.record_at = ""
         self.state = "opening"
         """`opening`, `rejoin`, `ready`, `draining`, `failing`."""
         self.url = ""
@@ -62,7 +65,9 @@ class Insight:
             url=self.url or None,
             engine=self._engine_id,
             epoch=self._engine.epoch,
-            started_ms=self._started_ms,
+            started_ms=self.started_ms,
+            engine_at=self.engine_at,
+            record_at=self.record_at,
             server=self.server,
             leads=self.leads(),
             nodes=nodes,

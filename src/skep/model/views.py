@@ -185,6 +185,10 @@ class ServerStatus(msgspec.Struct, kw_only=True):
     """What fails now."""
     url: str | None = None
     """Where the network finds it; None: only its socket does."""
+    engine_at: str = "memory"
+    """Where the engine is: `memory`, or the URL of its store without a password."""
+    record_at: str = ""
+    """Where the record is: a file, or the URL of its database without a password."""
     server: str = ""
     """Its name among the servers of its engine."""
     leads: bool = True

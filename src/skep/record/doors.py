@@ -54,6 +54,11 @@ class Doors:
         self._readers: Readers | None = None
         self._threads: ThreadPoolExecutor | None = None
 
+    @property
+    def where(self) -> str:
+        """The file, or the URL without a password."""
+        return str(self._path) if self._path is not None else str(getattr(self._dialect, "shown", "memory"))
+
     def call(self, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """The blocking door, for threads without an event loop: `call(kept.put_state, …).result()`. Runs a function of this
         package in the writer's next transaction; the future is done after the commit, or carries a SkepError."""

@@ -19,6 +19,8 @@ ENGINE_ID: Final = "local"
 class EngineSource(Protocol):
     """Opens the engine, as often as it is lost."""
 
+    where: str
+    """As people are told."""
     shared: bool
     """Whether other servers may have it too."""
 
@@ -32,6 +34,7 @@ class EngineSource(Protocol):
 class MemorySource:
     """An engine in this process: each process opens it once."""
 
+    where = "memory"
     shared = False
 
     async def open(self, record: Record, clock: Clock) -> Engine:

@@ -72,9 +72,12 @@ class Era:
         expected: Iterable[str],
         keys: Keys | None = None,
         url: str = "",
+        places: tuple[str, str] = ("memory", ""),
+        started_ms: int = 0,
     ) -> None:
         """`server`: the name of this one. `shared`: whether others may have the engine too. `url`: where the network finds it.
-        `expected`: nodes that may come with work under way."""
+        `expected`: nodes that may come with work under way. `places`: where engine and record are, as people are told.
+        `started_ms`: when the server was."""
         self._engine = engine
         self._record = record
         self._shared = shared
@@ -89,6 +92,8 @@ class Era:
         self._insight = Insight(engine, record, clock, engine_id, home, PROTOCOL)
         self._insight.url = url
         self._insight.server = server
+        self._insight.engine_at, self._insight.record_at = places
+        self._insight.started_ms = started_ms or self._insight.started_ms
         self._insight.leads = lambda: self.leads
         self._insight.trouble = lambda: watch.trouble
         self.hub = Hub(

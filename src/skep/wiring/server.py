@@ -65,6 +65,7 @@ class Server:
         self._keys = Keys(self.record, self._clock)
         self.name = new_id(self._clock.now_ms())
         """Among the servers of its engine."""
+        self._started_ms = self._clock.now_ms()
         self.links: Links
         self._feed = Feed()
         self._era: Era | None = None
@@ -125,6 +126,8 @@ class Server:
             home=self.home,
             keep_ms=self._keep_ms,
             keys=self._keys,
+            places=(self._source.where, self.record.where),
+            started_ms=self._started_ms,
             url=self.network.url if self.network is not None else "",
             expected=await self._expected(),
         )

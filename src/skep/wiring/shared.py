@@ -8,6 +8,7 @@ from typing import Final
 
 from skep.clock import Clock
 from skep.engine.redis import RedisEngine, RedisStore, current_epoch, open_epoch, sweep
+from skep.engine.redis.store import place_of
 from skep.errors import ConflictError, SkepError, StaleEpochError
 from skep.record.protocol import EngineRow, Record
 from skep.wiring.engines import ENGINE_ID, next_epoch, open_row
@@ -28,6 +29,7 @@ class RedisSource:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self.where = place_of(url)
         self._store: RedisStore | None = None
         self._engine: RedisEngine | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -53,7 +55,8 @@ class RedisSource:
                 except StaleEpochError:
                     continue  # another server has opened a later one meanwhile
                 self._sweeping = asyncio.get_running_loop().create_task(_sweep(store, epoch))
-                log.info("the engine was opened anew in %s, epoch %d", store.where, epoch)
+                what = "the engine was opened anew" if row is not None else "an engine was opened"
+                log.info("%s in %s, epoch %d", what, store.where, epoch)
                 return await self._begin(store, epoch)
         raise ConflictError("servers open this engine again and again; do all of them see the same Redis and the same record?")
 

@@ -38,7 +38,7 @@ class RedisStore:
 
     def __init__(self, url: str) -> None:
         """Use `connect`."""
-        self.where = _where(url)
+        self.where = place_of(url)
         """The URL without its password, for messages."""
         self.client, self._sentinel = _client(url, self._greet)
         self.client.response_callbacks.clear()  # answers are taken as they are
@@ -208,14 +208,14 @@ def sentinel_parts(url: str) -> tuple[list[tuple[str, int]], str, int]:
     for name in names.split(","):
         match = HOST.fullmatch(name)
         if match is None:
-            raise SkepError(f"expected {SENTINEL}://host:port,host:port/service/db, found {_where(url)}")
+            raise SkepError(f"expected {SENTINEL}://host:port,host:port/service/db, found {place_of(url)}")
         hosts.append((match[1].strip("[]"), int(match[2] or SENTINEL_PORT)))
     if not 1 <= len(path) <= 2 or (len(path) == 2 and not path[1].isdigit()):
-        raise SkepError(f"expected {SENTINEL}://host:port,host:port/service/db, found {_where(url)}: name the service")
+        raise SkepError(f"expected {SENTINEL}://host:port,host:port/service/db, found {place_of(url)}: name the service")
     return hosts, path[0], int(path[1]) if len(path) == 2 else 0
 
 
-def _where(url: str) -> str:
+def place_of(url: str) -> str:
     """The URL without user and password."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
