@@ -27,7 +27,7 @@ test: $(STAMP) ## run all tests, in parallel and in random order
 
 soak: $(STAMP) ## run the long property tests and drills (minutes)
 	$(BIN)/python -m pytest -n auto tests/engine/test_machine.py --hypothesis-profile=soak
-	SKEP_DRILL=full $(BIN)/python -m pytest -n 0 tests/recovery
+	SKEP_DRILL=full $(BIN)/python -m pytest -n 0 tests/recovery tests/testing/chaos
 
 check: $(STAMP) ## lint, formatting, types, layers
 	$(BIN)/ruff check .
