@@ -287,6 +287,24 @@ async def test_a_node_that_leaves_in_good_order_is_not_lost(served: Served) -> N
     assert served.work.retired == [("n", False)]
 
 
+async def test_a_claim_that_was_too_long_on_its_way_is_not_begun(served: Served) -> None:
+    work = served.work
+    async with Joined(served.path, beat_s=0.05, fence_s=0.3) as n:
+        await work.until(lambda: len(work.beats) > 1)
+
+        async def silence(*_: Any) -> None:
+            await asyncio.Event().wait()
+
+        work.beat = silence  # type: ignore[method-assign, assignment]
+        async with asyncio.timeout(20):
+            while not n.node._is_late():  # noqa: ASYNC110  only time makes it so
+                await asyncio.sleep(0.01)
+        work.give(grant("shared", 1, claims=(Claim("lock", 1, 1),)), grant("own", 2))
+        await n.hands.until(lambda: "own" in n.hands.attempts)
+        assert "shared" not in n.hands.attempts
+        assert Token(7, 1) not in n.node.leases(), "not listed, it comes again"
+
+
 async def test_fleet_wide_claims_end_with_the_beats_and_other_attempts_go_on(served: Served) -> None:
     async with Joined(served.path, beat_s=0.05, fence_s=0.3) as n:
         served.work.give(grant("free", 1), grant("locked", 2, claims=(Claim("lock:default:x", 1, 1),)))

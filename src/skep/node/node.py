@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 TAKE = 1_000
 """Inbox entries in one call."""
+LATE_S = 0.5
+"""So long before its end nothing is begun that holds something of the whole fleet's."""
 CALLS = 1_024
 """Decoded calls kept; equal calls of many tasks are decoded once."""
 LAST_TRIES = 3
@@ -202,7 +204,7 @@ class Node:
 
     def _obey(self, entry: Grant | Stop | LockGrant | Adopted) -> None:
         if type(entry) is Grant:
-            if entry.token not in self._attempts:
+            if entry.token not in self._attempts and not (entry.claims and self._is_late()):
                 self._begin(entry)
         elif type(entry) is Stop:
             attempt = self._attempts.get(entry.token)
@@ -217,6 +219,11 @@ class Node:
                 task = asyncio.create_task(self._locks.ask_again(attempt.grant))
                 self._asking.add(task)
                 task.add_done_callback(self._asking.discard)
+
+    def _is_late(self) -> bool:
+        """Whether what holds something of the whole fleet's must be over by now: a grant that was long on its way is not begun.
+        It is not listed either, and so comes again, here or elsewhere."""
+        return bool(self._keep_until) and self._time() >= self._keep_until - LATE_S
 
     def _begin(self, grant: Grant) -> None:
         call = self._calls.get(grant.call) or self._decode(grant)
