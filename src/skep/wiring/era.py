@@ -78,7 +78,7 @@ class Era:
         """`server`: the name of this one. `shared`: whether others may have the engine too. `url`: where the network finds it.
         `expected`: nodes that may come with work under way. `places`: where engine and record are, as people are told.
         `started_ms`: when the server was."""
-        self._engine = engine
+        self.engine = engine
         self._record = record
         self._shared = shared
         self._expected = tuple(expected)
@@ -150,7 +150,7 @@ class Era:
         """Returns when it is known whether this server leads."""
         parts = self.parts
         self._insight.state = "rejoin"
-        self._follow.mark = parts.transcribe.mark = await self._engine.mark()
+        self._follow.mark = parts.transcribe.mark = await self.engine.mark()
         parts.load.scans = False
         parts.load.caught_up.set()
         await self._queue.open()
@@ -172,7 +172,7 @@ class Era:
 
     def _rejoin(self, expected: Iterable[str], *, leads: bool = True) -> Rejoin:
         parts = self.parts
-        return Rejoin(self._engine, parts.load, parts.place, parts.work.report, expected, turns=self._turns, leads=leads)
+        return Rejoin(self.engine, parts.load, parts.place, parts.work.report, expected, turns=self._turns, leads=leads)
 
     def _is_fit(self) -> bool:
         """Whether it can do a leader's work: one that is cut off from the record lets others try."""
@@ -184,7 +184,7 @@ class Era:
         place = self.parts.place
         before = place.paused, place.crowded
         await self._queue.open()
-        used, limit = await self._engine.memory() if self._shared else (0, 0)
+        used, limit = await self.engine.memory() if self._shared else (0, 0)
         crowded = bool(limit) and used > CROWDED * limit
         if crowded != place.crowded:
             place.crowded = crowded

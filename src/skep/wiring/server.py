@@ -16,6 +16,7 @@ from skep.hub.feed import Feed
 from skep.hub.hub import Hub
 from skep.hub.keys import Keys
 from skep.ids import new_id
+from skep.loop import Loop
 from skep.model.node import NodeInfo
 from skep.node.detached import listed
 from skep.record.sql import SqlRecord
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 CLOSE_S: Final = 10.0
 """For what is still to be recorded."""
+OPEN_S: Final = 30.0
+"""For one try to open the engine anew."""
 TRIES: Final = 20
 PAUSE_S: Final = 0.5
 """Between two tries to open the engine anew."""
@@ -72,6 +75,7 @@ class Server:
         self._lock: IO[str] | None = None
         self._listener: Listener | None = None
         self._reopening: asyncio.Task[None] | None = None
+        self._guard = Loop(self._look_at_engine, "engine")
         self._local_nodes = LocalNodes(home, nodes, idle_s)
 
     @property
@@ -98,6 +102,8 @@ class Server:
             if self.network is not None:
                 await self.network.start(self._app, self.home)
             self._local_nodes.start()
+            if self._source.shared:
+                self._guard.start()
         except BaseException:
             await self.close()
             raise
@@ -164,9 +170,10 @@ class Server:
         told = ""
         while True:
             try:
-                era = await self._next_era()
+                async with asyncio.timeout(OPEN_S):
+                    era = await self._next_era()
                 break
-            except SkepError as error:
+            except (SkepError, TimeoutError) as error:
                 if str(error) != told:
                     told = str(error)
                     log.warning("the engine cannot be opened yet, and is tried again: %s", error)
@@ -176,9 +183,23 @@ class Server:
 
     def _reopened(self, task: asyncio.Task[None]) -> None:
         self._reopening = None
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             log.error("a fault of Skep's own while the engine was opened anew; it is tried again", exc_info=error)
-            self._stale(self._era)
+        if error is not None or task.cancelled():
+            self._stale(self._era)  # does nothing once the server closes
+
+    async def _look_at_engine(self) -> bool:
+        """Whoever met with an engine that is there no more, and could not say so: this one does."""
+        era = self._era
+        if era is not None and self._reopening is None:
+            try:
+                await era.engine.mark()
+            except StaleEpochError:
+                self._stale(era)
+            except SkepError:
+                pass  # that it does not answer is told by the loops
+        return False
 
     # -- the end
 
@@ -192,6 +213,7 @@ class Server:
         """Stops answering, records what has happened, and leaves the data directory to the next. Nodes are left as they are.
         Harmless when repeated."""
         lock, self._lock = self._lock, None
+        await self._guard.stop()
         if self._reopening is not None:
             self._reopening.cancel()
             await asyncio.wait([self._reopening])
