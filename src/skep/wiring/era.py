@@ -79,7 +79,6 @@ class Era:
         `expected`: nodes that may come with work under way. `places`: where engine and record are, as people are told.
         `started_ms`: when the server was."""
         self.engine = engine
-        self._record = record
         self._shared = shared
         self._expected = tuple(expected)
         self._turns = RejoinTurns(engine, record, engine_id) if shared else None
@@ -87,7 +86,7 @@ class Era:
         nodes = Nodes(engine, record, clock, engine_id)
         parts.work.wants_drain = nodes.wants_drain
         self._queue = Queue(engine, record, parts.load, parts.place, clock)
-        schedule = self._schedule = ScheduleLoop(record, clock, parts.runs.submit, parts.runs.cancel)
+        schedule = ScheduleLoop(record, clock, parts.runs.submit, parts.runs.cancel)
         self._prune = PruneLoop(record, clock, keep_ms)
         self._insight = Insight(engine, record, clock, engine_id, home, PROTOCOL)
         self._insight.url = url
