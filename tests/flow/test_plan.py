@@ -16,7 +16,7 @@ from skep.model.authoring import build_workflow
 from skep.model.node import Call, Requirement
 from skep.model.run import MAX_TASKS, Policy
 from skep.model.spec import TaskSpec, WorkflowSpec
-from skep.router.route import unroutable
+from skep.router.fit import unroutable
 
 RUN = {"run": "true"}
 

@@ -21,7 +21,7 @@ from skep.model.node import NodeInfo, Requirement
 from skep.model.spec import WorkflowSpec
 from skep.model.units import format_bytes
 from skep.node.functions import clean, load_file
-from skep.router.route import has, unroutable
+from skep.router.fit import has, unroutable
 from skep.sdk.workflow import WorkflowFunction
 from skep.sdk.yaml import load_text, read_file, with_lines
 from skep.upkeep.place import requirement_of

@@ -17,7 +17,7 @@ from skep.model.spec import PARKED, TaskSpec, WorkflowSpec
 from skep.model.state import TaskState
 from skep.model.units import format_duration, parse_duration_ms
 from skep.node.executors.inline import InlineExecutor
-from skep.router.route import unroutable
+from skep.router.fit import unroutable
 from skep.sdk.yaml import load_file
 from skep.testing.time import VirtualLoop
 from skep.upkeep.place import requirement_of

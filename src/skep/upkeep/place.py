@@ -24,7 +24,7 @@ from skep.loop import Loop
 from skep.model.node import ErrorInfo, LiveNode, Requirement
 from skep.model.run import MAX_TASKS, ReadyTask
 from skep.model.state import TaskState
-from skep.router.route import least_loaded
+from skep.router.fit import least_loaded
 from skep.upkeep.catalog import Catalog, RunContext
 from skep.upkeep.outputs import Outputs, UnreadableError
 

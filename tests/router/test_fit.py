@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skep.model.node import LiveNode, NodeInfo, Requirement
-from skep.router.route import eligible, has, least_loaded, shortfall, unroutable
+from skep.router.fit import eligible, has, least_loaded, shortfall, unroutable
 
 
 def node(name: str = "n", draining: bool = False, free: dict[str, int] | None = None, **info: Any) -> LiveNode:
