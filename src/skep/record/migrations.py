@@ -11,7 +11,7 @@ import msgspec
 from skep.errors import RecordError
 from skep.record.dialect import Transaction
 from skep.record.labels import add_labels
-from skep.record.schema import FLEET, LATER, RUNS, VERSION, create
+from skep.record.schema import FLEET, LATER, PLACEMENT, RUNS, VERSION, create
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,13 @@ def _to_3(tx: Transaction) -> None:
         tx.tell(statement.format_map(tx.dialect.words))
 
 
-MIGRATIONS: Final[Mapping[int, Callable[[Transaction], None]]] = {1: _to_2, 2: _to_3}
+def _to_4(tx: Transaction) -> None:
+    """Runs may be unique."""
+    for statement in PLACEMENT:
+        tx.tell(statement.format_map(tx.dialect.words))
+
+
+MIGRATIONS: Final[Mapping[int, Callable[[Transaction], None]]] = {1: _to_2, 2: _to_3, 3: _to_4}
 """From which version, and what is done."""
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from skep.record.dialect import Transaction
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 RANK: Final = "(CASE priority WHEN 0 THEN 5 ELSE priority END) DESC"
 """Runs by priority; 0 stands for none named, which is normal."""
@@ -85,6 +85,13 @@ FLEET: Final = (
 )
 """What came with version 3."""
 
+PLACEMENT: Final = (
+    # While a run with a unique key goes on, no other with that key is accepted in its namespace.
+    "ALTER TABLE runs ADD COLUMN unique_key {text}",
+    f"CREATE UNIQUE INDEX runs_unique ON runs (namespace, unique_key) WHERE unique_key IS NOT NULL AND {UNFINISHED}",
+)
+"""What came with version 4. A new record grows by it too, so that columns stand where they do in an older one."""
+
 TABLES: Final = (
     "CREATE TABLE record_version (version {int} NOT NULL) {end}",
     "CREATE TABLE engines (id {text} PRIMARY KEY, epoch {int} NOT NULL, mark {int} NOT NULL, process {text} NOT NULL,"
@@ -122,6 +129,7 @@ TABLES: Final = (
     "CREATE INDEX artifact_runs_run ON artifact_runs (run_id)",
     *LATER,
     *FLEET,
+    *PLACEMENT,
 )
 
 KEYS: Final = {
