@@ -81,11 +81,11 @@ class PlaceLoop(Loop):
             return False
         limit = min(max(self._free, LEAST), MOST)
         found, classes = await self._engine.survey(self._depth(limit))
-        nodes = [node for node in found if not node.coming]
-        self._free = sum(node.free["slots"] for node in nodes if not node.draining)
         self.unplaced = {}
         if not classes:
             return False
+        nodes = [node for node in found if not node.coming]
+        self._free = sum(node.free["slots"] for node in nodes if not node.draining)
         more = self._free > limit and any(len(ready.tasks) >= limit for ready in classes)
         items: list[EngineDecision] = []
         self._facts.clear()
@@ -153,7 +153,7 @@ class PlaceLoop(Loop):
             task.constant_call is not None
             and not seen.unmet
             and (not seen.failing or seen.attempts)
-            and (task.simple or (seen.child >= 0 and not task.item_when and not task.locks))
+            and (task.simple or (seen.child >= 0 and not task.item_when and not task.locks and task.affinity is None))
         ):
             return Start(task.constant_call)
         names = task.reads if seen.child >= 0 else (*task.reads, *task.map_reads)
