@@ -515,6 +515,7 @@ REFERENCE: Mapping[str, Callable[[], str]] = {
     "retry keys": lambda: keys_of(keys.RETRY),
     "lock keys": lambda: keys_of(keys.LOCK),
     "resource keys": lambda: keys_of(keys.RESOURCES),
+    "placement keys": lambda: keys_of(keys.PLACEMENT),
     "handler keys": lambda: keys_of(keys.HANDLER),
     "names": names,
     "operators": operators,

@@ -48,7 +48,7 @@ def _mentioned(name: str) -> bool:
     return re.search(rf"`[^`\n]*(?<![\w-]){re.escape(name)}(?![\w-])[^`\n]*`", REFERENCE) is not None
 
 
-TABLES = (keys.WORKFLOW, keys.TASK, *calls.TABLES.values(), keys.RETRY, keys.LOCK, keys.RESOURCES, keys.HANDLER)
+TABLES = (keys.WORKFLOW, keys.TASK, *calls.TABLES.values(), keys.RETRY, keys.LOCK, keys.RESOURCES, keys.PLACEMENT, keys.HANDLER)
 CONTEXT = [name for kind in (TaskContext, Checkpoint, SharedState) for name in dir(kind) if not name.startswith("_")]
 EVERYTHING = sorted(
     {

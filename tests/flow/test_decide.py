@@ -120,6 +120,22 @@ def test_a_handler_may_have_a_condition_of_its_own() -> None:
 # -- what is started
 
 
+def test_affinity_is_a_text_made_of_inputs_and_items() -> None:
+    by_input = {"run": "true", "placement": {"affinity": "s-${{ inputs.x }}"}}
+    decision = decided(by_input, x=7)
+    assert isinstance(decision, Start)
+    assert decision.affinity == "s-7"
+    by_item = plan({"a": {"run": "true", "map": [["k"], ["l"]], "placement": {"affinity": "${{ item[0] }}"}}})
+    decision = decide(facts(by_item), child(1), [["k"], ["l"]])
+    assert isinstance(decision, Start)
+    assert decision.affinity == "l"
+
+
+def test_an_affinity_adds_the_need_for_what_it_names() -> None:
+    made = plan({"a": RUN, "b": RUN | {"placement": {"affinity": "${{ tasks.a.output }}"}}})
+    assert made.needs == [(), (0,)]
+
+
 def test_a_call_sees_inputs_outputs_and_the_run() -> None:
     made = plan(
         {"up": RUN, "a": {"python": "m:f", "with": {"v": "${{ tasks.up.output.y }}", "r": "${{ run.id }}-${{ inputs.x }}"}}}

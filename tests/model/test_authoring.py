@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from skep.errors import Problem, SpecError
 from skep.model import keys
 from skep.model.authoring import MAX_PROBLEMS, build_task, build_workflow, spec_to_data, task_to_data
-from skep.model.spec import LockSpec, Resources, RetryPolicy, TaskSpec, WorkflowSpec
+from skep.model.spec import LockSpec, PlacementSpec, Resources, RetryPolicy, TaskSpec, WorkflowSpec
 
 
 def problems(data: Any) -> list[tuple[str, str]]:
@@ -111,6 +111,19 @@ TASK_CASES: list[tuple[str, Any, str, Any]] = [
     ("resources", {"cpu": 0.5, "memory": "1KiB", "vram": 8}, "resources", Resources(500, 1_024, 8)),
     ("resources", {"cpu": 0}, "resources", Resources(0)),
     ("resources", {}, "resources", None),
+    (
+        "placement",
+        {"policy": "fastest", "prefer": ["builder", "zone=eu"], "affinity": "${{ inputs.x }}", "cost_sensitive": True},
+        "placement",
+        PlacementSpec("fastest", ("builder", "zone=eu"), "${{ inputs.x }}", True),
+    ),
+    (
+        "placement",
+        {"prefer": "builder", "cpu_intensive": True},
+        "placement",
+        PlacementSpec(prefer=("builder",), cpu_intensive=True),
+    ),
+    ("placement", {"cost_sensitive": False}, "placement", None),
     ("locks", "a", "locks", (LockSpec("a"),)),
     ("locks", ["a", {"name": "b", "shared": True}], "locks", (LockSpec("a"), LockSpec("b", shared=True))),
     ("labels", {"a": "b"}, "labels", {"a": "b"}),
@@ -283,6 +296,7 @@ def test_defaults_fill_what_a_task_does_not_set() -> None:
                 "env": {"A": "1", "B": "1"},
                 "labels": {"l": "1"},
                 "resources": {"cpu": 2, "memory": 5},
+                "placement": {"policy": "cheapest", "prefer": ["ssd"]},
                 "timeout": "1m",
                 "retries": {"limit": 2, "delay": "9s"},
                 "isolation": "process",
@@ -290,12 +304,14 @@ def test_defaults_fill_what_a_task_does_not_set() -> None:
                 "max_parallel": 2,
             },
             "tasks": {
-                "shell": {"run": "x", "env": {"B": "2"}, "resources": {"cpu": 1}, "retries": 1, "task_type": "research"},
+                "shell": {"run": "x", "env": {"B": "2"}, "resources": {"cpu": 1}, "retries": 1, "task_type": "research"}
+                | {"placement": {"policy": "fastest"}},
                 "function": {"python": "m:f", "timeout": 0, "map": [1], "labels": {"m": "2"}},
             },
         }
     ).tasks
     assert (shell.env, shell.labels, shell.resources) == ({"A": "1", "B": "2"}, {"l": "1"}, Resources(1_000, 5))
+    assert (shell.placement, function.placement) == (PlacementSpec("fastest", ("ssd",)), PlacementSpec("cheapest", ("ssd",)))
     assert (shell.timeout_ms, shell.retry, shell.isolation, shell.type) == (60_000, RetryPolicy(1), "", "research")
     assert (shell.max_parallel, function.max_parallel) == (0, 2)
     assert (function.env, function.timeout_ms, function.isolation) == (None, 0, "process")
@@ -340,6 +356,12 @@ BAD_TASKS: list[tuple[Mapping[str, Any], str, str]] = [
     ({"approval": "?", "timeout": "1d"}, ".timeout", "with `approval`: write `deadline` inside of `approval`"),
     ({"approval": "?", "locks": "l"}, ".locks", "is not for a task with `approval`: it waits and holds nothing"),
     ({"uses": "b", "requires": "gpu"}, ".requires", "is not for a task with `uses`: it waits and needs no node"),
+    ({"wait_for": "e", "placement": {"policy": "fastest"}}, ".placement", "is not for a task with `wait_for`"),
+    ({"run": "x", "placement": "fastest"}, ".placement", "expected a mapping with policy, prefer, affinity"),
+    ({"run": "x", "placement": {"policy": "a b"}}, ".placement.policy", "the name of a policy"),
+    ({"run": "x", "placement": {"prefer": ["a b"]}}, ".placement.prefer[0]", "expected one word"),
+    ({"run": "x", "placement": {"affinity": 1}}, ".placement.affinity", "write it in quotes"),
+    ({"run": "x", "placement": {"cheap": True}}, ".placement.cheap", "has no such key"),
     ({"wait_for": "e", "resources": {"cpu": 1}}, ".resources", "is not for a task with `wait_for`"),
     ({"wait_for": "e", "isolation": "process"}, ".isolation", "is only for a task with `python`"),
     ({"wait_for": {"key": "k"}}, ".wait_for", "expected the key `event`"),

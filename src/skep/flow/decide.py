@@ -18,10 +18,11 @@ from skep.model.wait import Wait
 
 
 class Start(NamedTuple):
-    """Run it: the encoded call, and the locks it must hold."""
+    """Run it: the encoded call, the locks it must hold, and its key for one node, where that held expressions."""
 
     call: bytes
     claims: tuple[Claim, ...] = ()
+    affinity: str = ""
 
 
 class Skip(NamedTuple):
@@ -89,7 +90,8 @@ def decide(facts: Facts, ready: ReadyTask, items: Sequence[Any] | None = None) -
         if task.parks:
             return Park(task.render_wait(scope))
         call = task.constant_call if task.constant_call is not None else task.render(scope)
-        return Start(call, _claims(facts, task, scope))
+        affinity = to_text(task.affinity.render(scope)) if task.affinity is not None else ""
+        return Start(call, _claims(facts, task, scope), affinity)
     except ExpressionError as error:
         return Fail(ErrorInfo("Expression", str(error)))
 

@@ -18,7 +18,7 @@ from skep.model import wait
 from skep.model.fields import Fault, show_path
 from skep.model.forms import parse_form
 from skep.model.node import Call, Requirement
-from skep.model.spec import NORMAL_PRIORITY, PARKED, TYPE_PRIORITY, Resources, TaskSpec
+from skep.model.spec import NORMAL_PRIORITY, PARKED, TYPE_PRIORITY, PlacementSpec, Resources, TaskSpec
 from skep.model.wait import Wait
 
 DEFAULT_CPU_MILLI: Final = {"run": 1_000}
@@ -27,6 +27,7 @@ EVEN_UNMET: Final = frozenset({"always", "failed"})
 
 _NOTHING: Final = Uses()
 _NO_PARTS: Final[Mapping[str, Value]] = {}
+_ANYWHERE: Final = PlacementSpec()
 _EMPTY: Final = Scope({}, {})
 _encode = msgspec.json.Encoder().encode
 
@@ -35,6 +36,7 @@ class TaskPlan:
     """One task, ready to be decided on. Tasks that differ in nothing that is kept here share one."""
 
     __slots__ = (
+        "affinity",
         "call",
         "constant_call",
         "deadline_ms",
@@ -46,6 +48,7 @@ class TaskPlan:
         "map_reads",
         "parks",
         "parts",
+        "placement",
         "reads",
         "runs_always",
         "takes",
@@ -56,8 +59,12 @@ class TaskPlan:
     )
 
     def __init__(self, spec: TaskSpec, handles: tuple[str, ...] = ()) -> None:
-        self.wanted, self.takes = _requirement(spec.executor, spec.requires, spec.resources, spec.isolation, app_of(spec))
+        self.wanted, self.takes = _requirement(spec.executor, spec.requires, spec.resources, _busy(spec), app_of(spec))
         """What a node must have for an attempt, and what the attempt takes of it."""
+        self.placement = spec.placement or _ANYWHERE
+        """What it says about the choice among the nodes that have it."""
+        self.affinity: Value | None = None
+        """Its key for one node, where that holds expressions."""
         self.parks = spec.executor in PARKED
         """It waits for somebody else: it needs no node, and its decision is `Park` in place of `Start`."""
         self.timeout_ms = spec.timeout_ms
@@ -89,7 +96,14 @@ class TaskPlan:
     @property
     def simple(self) -> bool:
         """Whether the decision is always Start with the constant call."""
-        return self.constant_call is not None and self.when is None and self.map is None and not self.locks and not self.handles
+        return (
+            self.constant_call is not None
+            and self.when is None
+            and self.map is None
+            and not self.locks
+            and not self.handles
+            and self.affinity is None
+        )
 
     def render(self, scope: Scope) -> bytes:
         """The call, encoded, with every expression but the secrets filled in. Raises ExpressionError."""
@@ -131,8 +145,8 @@ class TaskPlan:
         return Wait(kind=wait.EVENT, timeout_ms=self.timeout_ms, event=event, key=key)
 
 
-Shared: TypeAlias = dict[tuple[bytes, int, int, int], TaskPlan]
-"""Plans of tasks without expressions, by all that tells them apart: call, requirement (its id), timeout, deadline."""
+Shared: TypeAlias = dict[tuple[bytes, int, int, int, PlacementSpec], TaskPlan]
+"""Plans of tasks without expressions, by all that tells them apart: call, requirement (its id), timeout, deadline, wishes."""
 
 
 def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared: Shared) -> TaskPlan:
@@ -151,8 +165,8 @@ def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared:
         plan.call = call
     elif constant:
         plan.constant_call = encoded
-        if spec.when is None and spec.map is None and not spec.locks and not handles:
-            return shared.setdefault((encoded, id(plan.wanted), spec.timeout_ms, spec.deadline_ms), plan)
+        if spec.when is None and spec.map is None and not spec.locks and not handles and "${{" not in plan.placement.affinity:
+            return shared.setdefault((encoded, id(plan.wanted), spec.timeout_ms, spec.deadline_ms, plan.placement), plan)
     path, item = f"tasks.{spec.name}", spec.map is not None
     if not constant:
         plan.call, plan.parts = call, _parts(spec, call, check, path, item)
@@ -165,6 +179,8 @@ def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared:
     for lock in spec.locks:
         name = check.value(lock.name, f"{path}.locks", item=item)
         plan.locks += ((name, lock.shared),) if name is not None else ()
+    if "${{" in plan.placement.affinity:
+        plan.affinity = check.value(plan.placement.affinity, f"{path}.placement.affinity", item=item)
     _look(plan)
     if not constant and not plan.parks and all(value.constant for value in plan.parts.values()):
         plan.constant_call = plan.render(_EMPTY)
@@ -189,6 +205,8 @@ def _parts(spec: TaskSpec, call: Call, check: Check, path: str, item: bool) -> d
 def _look(plan: TaskPlan) -> None:
     """Notes what the task's expressions refer to."""
     rest: list[Uses] = [*plan.parts.values(), *(name for name, _ in plan.locks)]
+    if plan.affinity is not None:
+        rest.append(plan.affinity)
     if plan.when is not None:
         rest.append(plan.when)
         plan.runs_always = plan.runs_always or bool(plan.when.calls & EVEN_UNMET)
@@ -227,13 +245,18 @@ def app_of(spec: TaskSpec) -> str:
     return spec.call.rpartition(":")[0] if spec.executor == "python" and isinstance(spec.call, str) else ""
 
 
+def _busy(spec: TaskSpec) -> bool:
+    """Whether it takes a core by itself, whatever its executor does."""
+    return spec.isolation == "process" or (spec.placement is not None and spec.placement.cpu_intensive)
+
+
 @lru_cache(maxsize=4_096)
 def _requirement(
-    executor: str, requires: tuple[str, ...], resources: Resources | None, isolation: str, app: str
+    executor: str, requires: tuple[str, ...], resources: Resources | None, busy: bool, app: str
 ) -> tuple[Requirement, tuple[tuple[str, int], ...]]:
     cpu = resources.cpu_milli if resources else None
     if cpu is None:
-        cpu = DEFAULT_CPU_MILLI.get(executor, 1_000 if isolation == "process" else 0)
+        cpu = DEFAULT_CPU_MILLI.get(executor, 1_000 if busy else 0)
     memory, vram = (resources.memory, resources.vram) if resources else (0, 0)
     wanted = Requirement(executor, tuple(sorted(requires)), cpu, memory, vram, app)
     return wanted, () if wanted.parks else wanted.takes()

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from skep.model import calls, kinds
 from skep.model.fields import Fault, Field, Found, Kind, Table, wrong
-from skep.model.spec import PARKED, LockSpec, Resources, RetryPolicy
+from skep.model.spec import PARKED, LockSpec, PlacementSpec, Resources, RetryPolicy
 
 EXECUTORS: Final = ("run", "python", "http", "approval", "uses", "wait_for")
 PLANNED: Final = frozenset({"agent"})
@@ -19,6 +19,7 @@ _FUNCTION: Final = kinds.matching(
     r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*|.+\.py):[^\W\d]\w*(?:\.[^\W\d]\w*)*", "module:function, or path/to/file.py:function"
 )
 _CAPABILITIES: Final = kinds.several(kinds.matching(r"[^\s,]+", "one word"), "a capability, such as gpu")
+_PLACES: Final = kinds.several(kinds.matching(r"[^\s,]+", "one word"), "a node or a label")
 _ENV: Final = kinds.mapping_of(
     kinds.WORD, "a mapping from names to texts", kinds.matching(r"[^=\x00]+", "a name without '='"), merges=True
 )
@@ -66,6 +67,19 @@ RESOURCES: Final = Table(
     Field("memory", "memory", kinds.SIZE, "Memory: bytes, or a size such as 512MiB."),
     Field("vram", "vram", kinds.SIZE, "GPU memory: bytes, or a size such as 8GB."),
 )
+PLACEMENT: Final = Table(
+    "`placement`",
+    Field(
+        "policy",
+        "policy",
+        kinds.names(kinds.NAME, "a policy"),
+        "How a node is chosen, such as fastest or cheapest; the fleet's setting by default.",
+    ),
+    Field("prefer", "prefer", _PLACES, "Nodes or labels, the first choice first; any other node when they have no room."),
+    Field("affinity", "affinity", kinds.TEXT, "Tasks with one key go to one node while it has room; may hold expressions."),
+    Field("cost_sensitive", "cost_sensitive", kinds.FLAG, "Choose the cheapest node that is good enough; false by default."),
+    Field("cpu_intensive", "cpu_intensive", kinds.FLAG, "It keeps a core busy, and takes one; false by default."),
+)
 HANDLER: Final = Table("`on_failure`", Field("run", "run", TASK_NAME, "The task that takes care."), required=("run",))
 
 
@@ -80,7 +94,7 @@ def _made(kind: type[Any]) -> Callable[..., Any]:
     return make
 
 
-_retry, _resources = _made(RetryPolicy), _made(Resources)
+_retry, _resources, _placement = _made(RetryPolicy), _made(Resources), _made(PlacementSpec)
 
 
 def _write_retry(policy: RetryPolicy) -> Any:
@@ -108,6 +122,9 @@ _LOCKS: Final = kinds.several(
     "the name of a lock",
 )
 _RESOURCES: Final = kinds.mapping_with(RESOURCES, _resources, lambda taken: RESOURCES.write(taken, Resources()), merges=True)
+_PLACEMENT: Final = kinds.mapping_with(
+    PLACEMENT, _placement, lambda wished: PLACEMENT.write(wished, PlacementSpec()), merges=True
+)
 _ON_FAILURE: Final = kinds.or_mapping(
     kinds.choice("fail", "cancel", "continue"),
     kinds.mapping_with(HANDLER, lambda run: f"run:{run}", _write_handler),
@@ -157,6 +174,13 @@ TASK: Final = Table(
         apart=_NO_NODE,
     ),
     Field("resources", "resources", _RESOURCES, "What one attempt takes of its node.", apart=_NO_NODE),
+    Field(
+        "placement",
+        "placement",
+        _PLACEMENT,
+        "On which of the nodes that can run it: policy, preferences, hints.",
+        apart=_NO_NODE,
+    ),
     Field("locks", "locks", _LOCKS, "Locks that the task holds while it runs.", apart=_HOLDS_NOTHING),
     Field("writes", "writes", _WRITES, "Paths or names of what the task changes; see `conflicts`."),
     Field("labels", "labels", kinds.TEXTS, "Free labels, for filters and lists."),

@@ -59,6 +59,21 @@ class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
     vram: int = 0
 
 
+class PlacementSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a task says about the node on which it runs, beyond what that must have (`requires`, `resources`)."""
+
+    policy: str = ""
+    """By name; empty: the one of the node's swarm, else the fleet's."""
+    prefer: tuple[str, ...] = ()
+    """Nodes by id, or words as in `requires`, the first choice first; where none of them has room, any other will do."""
+    affinity: str = ""
+    """Tasks with one key go to one node; may hold expressions."""
+    cost_sensitive: bool = False
+    """The cheapest node that is good enough, not the fastest."""
+    cpu_intensive: bool = False
+    """It takes a whole core, also where its executor takes none by default."""
+
+
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One vertex of the graph, checked."""
 
@@ -89,6 +104,7 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     type: str = ""
     requires: tuple[str, ...] = ()
     resources: Resources | None = None
+    placement: PlacementSpec | None = None
     locks: tuple[LockSpec, ...] = ()
     labels: dict[str, str] | None = None
     estimated_ms: int = 0

@@ -44,6 +44,7 @@ class TaskOptions(AnyOptions, total=False):
     deadline: Duration
     requires: str | Sequence[str]
     resources: Mapping[str, Any]
+    placement: Mapping[str, Any]
     locks: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
 
 
