@@ -57,7 +57,7 @@ def read_file(path: str | Path) -> str:
 
 def load_text(text: str, source: str = "") -> WorkflowSpec:
     """The workflow in a YAML or JSON text; `source` names it in errors. Raises SpecError with the line of every problem."""
-    data = _data(text, source)
+    data = read_data(text, source)
     try:
         return build_workflow(data, source=source)
     except SpecError as error:
@@ -80,7 +80,8 @@ def dump(spec: WorkflowSpec) -> str:
     return yaml.dump(spec_to_data(spec), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _data(text: str, source: str) -> Any:
+def read_data(text: str, source: str = "") -> Any:
+    """The data of a YAML or JSON text, as plain as JSON. Raises SpecError with the line of what cannot be read."""
     if text.lstrip().startswith("{"):
         try:
             data = json.loads(text, object_pairs_hook=_unique)
