@@ -38,6 +38,10 @@ class Wanted(NamedTuple):
     """The cheapest node that is good enough, not the fastest."""
     due_ms: int = 0
     """How long until its deadline; 0: none."""
+    swarm: str = ""
+    """Only nodes of this swarm; empty: of any."""
+    region: str = ""
+    """Only nodes of this region; empty: of any."""
 
 
 class Choice(NamedTuple):
