@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from skep import loop as module
-from skep.loop import Loop, Trouble
+from skep.loop import Loop, Trouble, end
 from skep.record.sql import SqlRecord
 from skep.testing.stage import Stage
 from skep.upkeep.timers import TimerLoop
@@ -285,3 +285,33 @@ async def test_trouble_is_told_since_when_it_lasts_without_a_break(monkeypatch: 
 async def test_a_loop_without_anything_to_do_says_so() -> None:
     with pytest.raises(NotImplementedError, match="the loop idle has nothing to do"):
         await Loop(name="idle").run_once()
+
+
+async def test_a_task_that_swallows_its_cancellation_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AGAIN_S", 0.01)
+    swallowed = 0
+
+    async def goes_on() -> None:
+        nonlocal swallowed
+        while True:
+            try:
+                await asyncio.sleep(3_600)
+            except asyncio.CancelledError:
+                swallowed += 1
+                if swallowed > times:
+                    raise
+
+    times = 3
+    task = asyncio.create_task(goes_on())
+    await asyncio.sleep(0)
+    await end(None, task)
+    assert task.cancelled()
+    assert swallowed == 4
+
+    times = 1_000_000
+    task = asyncio.create_task(goes_on())
+    await asyncio.sleep(0)
+    await end(task, within_s=0.05)
+    assert not task.done()
+    times = 0
+    await end(task)

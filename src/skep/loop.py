@@ -11,13 +11,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.05
+AGAIN_S = 0.25
+"""A task that was cancelled and goes on is cancelled again."""
 LONGEST_PAUSE_S = 5.0
+
+
+async def end(*tasks: asyncio.Task[None] | None, within_s: float = math.inf) -> None:
+    """Cancels tasks and returns when they have ended, or their time is over. Raises nothing that they raise.
+
+    Once is not enough: `asyncio.wait_for` of Python 3.11, which the Redis client uses, swallows a cancellation that comes just
+    when it is done, and who waits for a task that goes on for ever waits for ever.
+    """
+    left = {task for task in tasks if task is not None}
+    until = asyncio.get_running_loop().time() + within_s
+    while left and (left_s := until - asyncio.get_running_loop().time()) > 0:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=min(AGAIN_S, left_s))
 
 
 class Trouble(NamedTuple):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skep.engine.redis import RedisStore
+from skep.engine.redis import RedisEngine, RedisStore
 from skep.engine.redis.store import sentinel_parts
 from skep.errors import EngineGoneError, EngineUnavailableError, SkepError
 from skep.testing.servers import RedisServer, free_port
@@ -159,3 +159,71 @@ async def _known(port: int, word: str) -> None:
     await writer.wait_closed()
     if word not in said:
         raise EngineUnavailableError(said)
+
+
+async def test_a_cancellation_that_the_client_library_swallows_is_heeded(program: Path) -> None:
+    """`asyncio.wait_for` of Python 3.11 does that when its answer comes at the same moment."""
+    store = await RedisStore.connect(server(program).url)
+    asked = asyncio.Event()
+
+    async def swallows(*parts: object, **options: object) -> bytes:
+        asked.set()
+        try:
+            await asyncio.sleep(3_600)
+        except asyncio.CancelledError:
+            pass
+        return b"an answer"
+
+    store.client.execute_command = swallows  # type: ignore[method-assign]
+    task = asyncio.create_task(store.command("PING"))
+    await asked.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await store.command("PING")
+    await store.close()
+
+
+async def test_a_connection_that_was_closed_under_a_command_counts_as_away(program: Path) -> None:
+    """uvloop says so with a RuntimeError."""
+    store = await RedisStore.connect(server(program).url)
+
+    async def closed(*parts: object, **options: object) -> bytes:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    store.client.execute_command = closed  # type: ignore[method-assign]
+    with pytest.raises(EngineUnavailableError, match="the handler is closed"):
+        await store.command("PING")
+    await store.close()
+
+
+async def test_hearing_ends_though_the_client_library_goes_on(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that opens its engine anew waits for that."""
+    store = await RedisStore.connect(server(program).url)
+    engine = RedisEngine(store, "e", 1)
+    await engine.start()
+    store.bind("another process")
+    calls = 0
+
+    async def swallows(connection: object) -> None:
+        nonlocal calls
+        calls += 1
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            if calls > 1:
+                raise
+        raise EngineGoneError("gone")
+
+    monkeypatch.setattr(store.client.connection_pool.connection_class, "connect", swallows)
+    (heard,) = [task for task in asyncio.all_tasks() if task.get_name() == "engine topics"]
+    connection = store.client.connection_pool._in_use_connections
+    await next(iter(connection)).disconnect()
+    async with asyncio.timeout(10):
+        while not calls:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await engine.close()
+    assert heard.done()
+    await store.close()

@@ -33,6 +33,10 @@ SENTINEL_PORT: Final = 26_379
 HOST: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d+))?")
 
 
+AWAY: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+"""What the client library raises; the last is the event loop's word for a connection that has just been closed."""
+
+
 class RedisStore:
     """One Redis or Valkey, as every engine, bus and test of this process uses it."""
 
@@ -140,13 +144,18 @@ class RedisStore:
 
     async def command(self, *parts: Any) -> Any:
         """One command, said once. Raises EngineUnavailableError, StaleEpochError, EngineGoneError."""
+        task = asyncio.current_task()
+        asked = task.cancelling() if task is not None else 0
         async with self._slots:
             try:
                 return await self.client.execute_command(*parts, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
             except NoScriptError:
                 raise
-            except (RedisError, OSError, TimeoutError) as error:
+            except AWAY as error:
                 raise self.translated(error) from error
+            finally:
+                if task is not None and task.cancelling() > asked:
+                    raise asyncio.CancelledError  # the client library may have swallowed it (see `skep.loop.end`)
 
     def translated(self, error: Exception) -> SkepError:
         if isinstance(error, AuthenticationError):

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
-from redis.exceptions import RedisError
 
-from skep.engine.redis.store import RedisStore
+from skep.engine.redis.store import AWAY, RedisStore
 from skep.errors import EngineGoneError, SkepError
+from skep.loop import end
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,7 @@ class Topics:
         """Harmless when repeated, or before `start`."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
 
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Answers how to stop."""
@@ -78,7 +77,7 @@ class Topics:
                 if not hears.done():
                     hears.set_exception(error if isinstance(error, SkepError) else self._store.translated(error))
                     return
-                known = isinstance(error, RedisError | OSError | SkepError)
+                known = isinstance(error, (*AWAY, SkepError))
                 log.log(logging.INFO if known else logging.ERROR, "not hearing from Redis: %s", error, exc_info=not known)
                 if isinstance(error, EngineGoneError):
                     self.stir_all()  # whoever looks now is told so by its verb
