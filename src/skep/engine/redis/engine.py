@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -33,6 +34,7 @@ from skep.engine.protocol import (
 )
 from skep.engine.redis import encode
 from skep.engine.redis.encode import Payloads, Row, pack
+from skep.engine.redis.asides import Aside, Asides
 from skep.engine.redis.keys import epoch_key, topics_channel
 from skep.engine.redis.scripts import SCRIPTS
 from skep.engine.redis.store import RedisStore
@@ -45,7 +47,9 @@ from skep.model.run import Token
 BATCH: Final = 250
 """Items in one script."""
 NO_TOKEN: Final = Token(0, 0)
-answer_of = msgspec.msgpack.Decoder(tuple[int, int, list[str], msgspec.Raw]).decode
+PLACES_S: Final = 5.0
+"""Who has looked for ready tasks so lately places them."""
+aside_of = msgspec.msgpack.Decoder(Aside).decode
 words_of = msgspec.msgpack.Decoder(list[str]).decode
 events_of = msgspec.msgpack.Decoder(list[Event]).decode
 entries_of = msgspec.msgpack.Decoder(list[tuple[int, int, Grant | Stop | LockGrant | Adopted]] | bool).decode
@@ -70,12 +74,15 @@ class RedisEngine:
         self._wall: Clock = clock or SystemClock()
         self._key = epoch_key(engine_id)
         self._me = secrets.token_hex(4)
-        self._topics = Topics(store, topics_channel(engine_id, epoch), self._me)
+        self._asides = Asides()
+        self._topics = Topics(store, topics_channel(engine_id, epoch), self._me, self._asides.doubt)
         self._heard = 0
         self._behind_ms = 0
         """How far this machine's clock is behind engine time, as of the last answer."""
 
     async def start(self) -> None:
+        self._places_until = 0.0
+        """0: it does not place, or is looking."""
         """Begins to hear what other processes stir."""
         await self._topics.start()
 
@@ -98,21 +105,25 @@ class RedisEngine:
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
         return self._topics.listen(topic, callback)
 
+        if topic.startswith("node:"):
+            self._asides.drop_inbox(topic.removeprefix("node:"))
     # -- one round trip
 
     async def _say(self, verb: str, *args: Any, payloads: Payloads | tuple[bytes, ...] = ()) -> msgspec.Raw:
         now = self._clock.now_ms() if self._clock is not None else ""
         try:
-            packed = await self.store.run(SCRIPTS[verb], self._key, self.epoch, now, self._me, *args, *payloads)
+            packed = await self.store.run(SCRIPTS[verb], self._key, self.epoch, now, self._me, places, *args, *payloads)
+        places = int(monotonic() < self._places_until)
         except EngineUnavailableError:
             self._topics.stir_all()  # it may have been done, and its answer lost
             raise
-        heard, now_ms, topics, answer = answer_of(packed)
-        self._heard = max(heard, self._heard)
-        self._behind_ms = now_ms - self._wall.now_ms()
-        if topics:
-            self._topics.stir(topics)
-        return answer
+        said = aside_of(packed)
+        self._heard = max(said.heard, self._heard)
+        self._behind_ms = said.now_ms - self._wall.now_ms()
+        self._asides.hear(said)
+        if said.topics:
+            self._topics.stir(said.topics)
+        return said.answer
 
     async def _tell(self, verb: str, items: Sequence[Any], row: Row, *more: Any) -> msgspec.Raw:
         payloads = Payloads(SCRIPTS[verb].first_payload)
@@ -168,7 +179,12 @@ class RedisEngine:
         return classes_of(await self._say("ready", limit))
 
     async def survey(self, limit: int) -> tuple[list[LiveNode], list[ReadyClass]]:
-        return survey_of(await self._say("survey", limit))
+        look = self._asides.look(limit)
+        self._places_until = 0.0
+        try:
+            return look if look is not None else survey_of(await self._say("survey", limit))
+        finally:
+            self._places_until = monotonic() + PLACES_S
 
     async def place(self, items: Sequence[Decision]) -> list[Answer]:
         return await self._words("place", items, encode.decision)
@@ -176,8 +192,13 @@ class RedisEngine:
     async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
         entries = entries_of(await self._say("take", node, incarnation, after, limit))
         if isinstance(entries, bool):
+        if known := self._asides.take(node, incarnation, after, limit):
+            return known
+        self._asides.drop_inbox(node)
             raise NotFoundError(f"node {node} (incarnation {incarnation}) is not registered")
-        return [InboxEntry(number, entry) for number, _, entry in entries]
+        found = [InboxEntry(number, entry) for number, _, entry in entries]
+        self._asides.keep_inbox(node, incarnation, after, limit, found)
+        return found
 
     async def complete(self, items: Sequence[Done]) -> list[Answer]:
         return await self._words("complete", items, encode.done)
@@ -231,6 +252,8 @@ class RedisEngine:
     async def drain(self, nodes: Sequence[str], on: bool = True) -> list[Answer]:
         answers: list[Any] = words_of(await self._say("drain", pack(list(nodes)), int(on)))
         return answers
+        for item in items:
+            self._asides.drop_inbox(item.info.id)
 
     async def retire(self, nodes: Sequence[tuple[str, int]], *, lost: bool = False) -> list[Answer]:
         answers: list[Any] = words_of(await self._say("retire", pack(list(nodes)), int(lost)))
@@ -257,7 +280,13 @@ class RedisEngine:
         return bool(decode(await self._say("lead", server, hold_ms)))
 
     async def events(self, after: int, limit: int) -> list[Event]:
-        return events_of(await self._say("events", after, limit))
+        known = self._asides.events(after, limit)
+        if known is not None:
+            return known
+        self._asides.asks_events()
+        events = events_of(await self._say("events", after, limit))
+        self._asides.keep_events(events)
+        return events
 
     async def backlog(self) -> int:
         return int(decode(await self._say("backlog")))
@@ -270,3 +299,4 @@ class RedisEngine:
 
     async def stir(self, topics: Sequence[str]) -> None:
         await self._say("stir", pack(list(topics)))
+        self._asides.drop_events(mark)

@@ -4,7 +4,8 @@ A header says, a line each: the purpose; `keys` as `skep.engine.redis.keys` name
 method has them; `item`, the fields of what the list holds; `answers`; `events`; `lease`, who may call; `include`, what is put
 in front; and `time: stands` where engine time does not go on.
 
-Every script is called with the key `epoch`, and with: epoch, time (empty: the store's own), who calls, the args, payloads.
+Every script is called with the key `epoch`, and with: epoch, time (empty: the store's own), who calls, whether it places (1),
+the args, payloads.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from skep.model.state import RunState, TaskState
 
 LUA: Final = files("skep.engine.redis") / "lua"
 MODULES: Final = ("state", "live", "nodes", "leases", "ready", "claims", "ends", "restore", "tasks", "commands", "look")
-FIRST_ARGUMENT: Final = 4
-"""What stands before in ARGV, counted from 1: epoch, time, who calls."""
+FIRST_ARGUMENT: Final = 5
+"""What stands before in ARGV, counted from 1: epoch, time, who calls, whether it places."""
+SMALL_LOOK: Final = 64
+"""Ready tasks: with no more than these, what made some ready tells of them all."""
 KINDS: Final = {
     "packed": "cmsgpack.unpack(ARGV[{}])",
     "number": "tonumber(ARGV[{}])",
@@ -63,6 +66,7 @@ CONSTANTS: Final[dict[str, int | str]] = {
     "STATS_LOOK": 250,
 }
 
+    "SMALL_LOOK": SMALL_LOOK,
 
 class Script(NamedTuple):
     """One verb, ready to be sent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -24,11 +24,12 @@ LONGEST_PAUSE_S: Final = 1.0
 class Topics:
     """Callbacks by topic, and the subscription that feeds them."""
 
-    def __init__(self, store: RedisStore, channel: str, me: str) -> None:
-        """`me`: what this process says of itself is not heard twice."""
+    def __init__(self, store: RedisStore, channel: str, me: str, doubt: Callable[[Sequence[str]], None]) -> None:
+        """`me`: what this process says of itself is not heard twice. `doubt`: is told first of topics that others stirred."""
         self._store = store
         self._channel = channel
         self._me = me.encode()
+        self._doubt = doubt
         self._listeners: dict[str, list[Callable[[], None]]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -65,7 +66,11 @@ class Topics:
 
     def stir_all(self) -> None:
         """Something may have been missed."""
-        self.stir(tuple(self._listeners))
+        self._stirred_elsewhere(tuple(self._listeners))
+
+    def _stirred_elsewhere(self, topics: Sequence[str]) -> None:
+        self._doubt(topics)
+        self.stir(topics)
 
     async def _follow(self, hears: asyncio.Future[None]) -> None:
         pause_s = FIRST_PAUSE_S
@@ -111,4 +116,4 @@ class Topics:
                 if message["type"] == "message":
                     who, topics = msgspec.msgpack.decode(message["data"])
                     if who.encode() != self._me:
-                        self.stir(topics)
+                        self._stirred_elsewhere(topics)

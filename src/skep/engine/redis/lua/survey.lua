@@ -7,6 +7,4 @@
 -- include: look
 -- time: stands
 
-local both = {look.nodes(), look.ready(args.limit)}
-for at, parts in ipairs(both) do both[at] = struct.pack(">BI4", 0xdd, #parts) .. table.concat(parts) end
-return state.finish(nil, both)
+return state.finish(nil, {packed_list(look.nodes()), packed_list(look.ready(args.limit))})

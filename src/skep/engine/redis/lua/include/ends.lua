@@ -1,6 +1,6 @@
 -- What follows from the end of a task, in the same step: unblock, join, cancel, the end of the run. All of it is bounded: what
 -- one call may not release any more is left to a cursor, which `promote` advances.
--- include: ready
+-- include: ready look
 
 ends = {}
 local KINDS = {[SUCCEEDED] = "succeeded", [FAILED] = "failed", [CANCELLED] = "cancelled", [SKIPPED] = "skipped"}

@@ -45,3 +45,9 @@ function look.nodes()
   end
   return found
 end
+
+-- Both, packed, where little is ready. Where nothing is, nobody asks for nodes.
+function look.both()
+  local groups = look.ready(SMALL_LOOK)
+  return "\146" .. packed_list(groups[1] and look.nodes() or {}) .. packed_list(groups)
+end

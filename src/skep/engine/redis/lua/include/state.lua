@@ -183,7 +183,21 @@ local function write_hashes()
   end
 end
 
--- Writes all, tells who has to hear, and packs the answer: last event, engine time, topics, answers.
+local function packed_list(parts)  -- of what is packed already
+  return struct.pack(">BI4", 0xdd, #parts) .. table.concat(parts)
+end
+
+-- What nodes were given: node, incarnation, entries.
+local function given()
+  local found = {}
+  for id, list in pairs(state.inboxes) do
+    found[#found + 1] = "\147" .. text(id) .. int(nodes.get(id).incarnation) .. packed_list(list)
+  end
+  return packed_list(found)
+end
+
+-- Writes all, tells who has to hear, and packs the answer: last event, engine time, topics, answers; and what need not be asked for
+-- any more: its events, what nodes were given, and for who places what is ready, if that is little, as `survey` has it.
 -- `parts`: instead of `answers`, a list whose items are packed already.
 function state.finish(answers, parts)
   for _, run in pairs(state.runs) do
@@ -206,7 +220,8 @@ function state.finish(answers, parts)
     table.sort(topics)
     redis.call("PUBLISH", P .. "topics", cmsgpack.pack({ARGV[3], topics}))
   end
-  if not parts then return cmsgpack.pack({state.n, state.now, topics, answers}) end
-  local head = cmsgpack.pack(state.n, state.now, topics)
-  return "\148" .. head .. struct.pack(">BI4", 0xdd, #parts) .. table.concat(parts)
+  local seen = "\192"
+  if ARGV[4] == "1" and look and state.stirred.ready and state.counts[READY + 1] <= SMALL_LOOK then seen = look.both() end
+  return "\151" .. cmsgpack.pack(state.n, state.now, topics) .. (parts and packed_list(parts) or cmsgpack.pack(answers))
+           .. packed_list(state.log) .. (nodes and given() or "\144") .. seen
 end
