@@ -16,7 +16,7 @@ import msgspec
 
 from skep.model.event import Event
 from skep.model.node import Adopted, Grant, HeldLock, LiveNode, LockGrant, NodeInfo, Stop
-from skep.model.run import EXCLUSIVE, Claim, ReadyTask, RestoredTask, Shape, Token
+from skep.model.run import EXCLUSIVE, Claim, Rate, ReadyTask, RestoredTask, Shape, Token
 
 OK: Final = "ok"
 NOT_FOUND: Final = "not_found"
@@ -118,7 +118,8 @@ class Start(msgspec.Struct, frozen=True, gc=False):
     call: bytes
     takes: tuple[tuple[str, int], ...] = ()
     """What the attempt takes of its node: (resource, units)."""
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[Claim | Rate, ...] = ()
+    """Fleet-wide ones: what the lease holds, and what the grant spends."""
     timeout_ms: int = 0
     deadline_ms: int = 0
     """How long until the task's deadline; 0 for none."""

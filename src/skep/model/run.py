@@ -118,6 +118,17 @@ class Claim(NamedTuple):
     cap: int
 
 
+class Rate(NamedTuple):
+    """A claim that a grant spends in place of holding it: what was spent comes back by itself, one unit in a microsecond.
+
+    So `units` is the time from one grant to the next at the full rate, and `cap` is that times the burst.
+    """
+
+    key: str
+    units: int
+    cap: int
+
+
 def lock_key(namespace: str, name: str) -> str:
     """The claim behind a lock's name."""
     return f"lock:{namespace}:{name}"

@@ -39,7 +39,7 @@ from skep.engine.protocol import (
     Start,
 )
 from skep.model.node import NodeInfo
-from skep.model.run import EXCLUSIVE, Claim, Policy, ReadyTask, Shape, Token
+from skep.model.run import EXCLUSIVE, Claim, Policy, Rate, ReadyTask, Shape, Token
 from skep.model.state import TaskState
 from skep.testing.shapes import MINUTE_MS, History, Lease, RunHistory, shape
 
@@ -56,6 +56,8 @@ CLAIMS = (
     (),
     (Claim("lock", EXCLUSIVE, EXCLUSIVE),),
     (Claim("lock", 1, EXCLUSIVE),),
+    (Rate("rate", 2_000_000, 4_000_000),),
+    (Rate("rate", 400_000, 1_000_000), Claim("key", 1, 1)),
     (Claim("key", 1, 2), Claim("lock", 1, EXCLUSIVE)),
 )
 CAPS = {"lock": EXCLUSIVE, "key": 2}
@@ -110,6 +112,8 @@ class EngineMachine(RuleBasedStateMachine):
         """Locks taken inside tasks: units, and until when."""
         self.aside: set[tuple[str, int]] = set()
         """Ready tasks that were answered `paused` or `waiting`."""
+        self.spent: Counter[str] = Counter()
+        """Rates, and when all that was spent of them has come back, in microseconds."""
         self.number = 0
         self.incarnations = dict.fromkeys(NODES, 1)
         for name in NODES[:2]:
@@ -231,7 +235,16 @@ class EngineMachine(RuleBasedStateMachine):
             elif answer == OK and isinstance(item, Start):
                 lease = self.history.runs[item.run].leases.get(item.task)
                 if lease is not None:  # else an attempt of an earlier engine was one loss too many
-                    self.starts[lease.token] = item
+                    held = tuple(claim for claim in item.claims if isinstance(claim, Claim))
+                    self.starts[lease.token] = msgspec.structs.replace(item, claims=held)
+                    for rate in item.claims:
+                        if isinstance(rate, Rate):
+                            self.spend(rate)
+
+    def spend(self, rate: Rate) -> None:
+        """A grant was given: then there was room."""
+        self.spent[rate.key] = max(self.spent[rate.key], self.now_ms * 1_000) + rate.units
+        assert self.spent[rate.key] - self.now_ms * 1_000 <= rate.cap, f"too many, too fast: {rate}"
 
     @precondition(lambda self: self.leases())
     @rule(choices=st.lists(st.tuples(MANY, st.sampled_from(OUTCOMES)), min_size=1, max_size=3))

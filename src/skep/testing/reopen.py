@@ -54,7 +54,7 @@ class ReopeningMachine(EngineMachine):
         self.recorded = recorded(past.events[:count], self.recorded)
         self.history = past.reopened(past.epoch + 1, count, self.now_ms)
         self.engines = self.subjects(past.epoch + 1)
-        for kept in (self.told, self.aside, self.locks, self.reports):
+        for kept in (self.told, self.aside, self.locks, self.reports, self.spent):
             kept.clear()
         for info in nodes:
             self.tell("register", Register(info))

@@ -23,7 +23,7 @@ from skep.engine.protocol import (
 )
 from skep.model.event import Event
 from skep.model.node import NodeInfo
-from skep.model.run import Claim, Policy, ReadyTask, Shape, Token
+from skep.model.run import Claim, Policy, Rate, ReadyTask, Shape, Token
 from skep.model.state import MOVES, TaskState
 
 MINUTE_MS = 60_000
@@ -345,7 +345,7 @@ class Driver:
         run: str = "r",
         node: str = "n",
         takes: tuple[tuple[str, int], ...] = (("slots", 1),),
-        claims: tuple[Claim, ...] = (),
+        claims: tuple[Claim | Rate, ...] = (),
     ) -> Answer:
         """Tries to start a ready task."""
         found = await self.find(task, run)

@@ -199,7 +199,12 @@ class NodeVerbs(Ends):
         moved = 0
         delays = self.delays
         while delays and delays[0][0] <= self.now_ms and self.budget > 0:
-            _, _, _, name, task, version = heapq.heappop(delays)
+            due_ms, _, kind, name, task, version = heapq.heappop(delays)
+            if kind == "rate":
+                woken = self.claims.look_again(name, due_ms, self.budget)
+                self.budget -= woken
+                moved += woken
+                continue
             run = self.runs.get(name)
             if run is not None and run.states[task] == DELAYED and run.version[task] == version:
                 self.make_ready(run, task)

@@ -38,7 +38,7 @@ SKIPPED = int(TaskState.SKIPPED)
 END_KINDS = {SUCCEEDED: "succeeded", FAILED: "failed", CANCELLED: "cancelled", SKIPPED: "skipped"}
 
 Due = tuple[int, int, str, str, int, int]
-"""(due_ms, sequence, kind, run or node id, task, version or lease number)."""
+"""(due_ms, sequence, kind, run id or key of a claim, task, version or lease number)."""
 
 
 class State:
@@ -58,7 +58,7 @@ class State:
         self.nodes: dict[str, LiveNodeState] = {}
         self.leases: dict[int, Lease] = {}
         self.queues: dict[tuple[str, str], ReadySet] = {}
-        self.claims = Claims()
+        self.claims = Claims(lambda key, due_ms: self.push(self.delays, due_ms, "rate", key))
         self.withheld_ms = 0
         """Until when no claim is given."""
         self.sweeping: dict[str, LiveRun] = {}
@@ -76,7 +76,7 @@ class State:
     # -- a verb's frame
 
     def begin(self, now_ms: int) -> None:
-        self.now_ms = max(now_ms, self.now_ms)
+        self.now_ms = self.claims.now_ms = max(now_ms, self.now_ms)
         self.budget = RELEASE_LIMIT
 
     def flush(self) -> None:

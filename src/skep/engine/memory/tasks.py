@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from typing import Final
 from skep.engine.memory.ends import Ends
 from skep.engine.memory.live import BY_COMPLETE, BY_FAIL, BY_PARK, BY_SNOOZE, Family, Lease, LiveRun
 from skep.engine.memory.state import (
@@ -44,12 +45,14 @@ from skep.engine.protocol import (
 )
 from skep.errors import NotFoundError
 from skep.model.node import Grant
-from skep.model.run import MAX_TASKS, Claim, Token
+from skep.model.run import MAX_TASKS, Claim, Rate, Token
 from skep.model.state import RunState
 
 
 class TaskVerbs(Ends):
     """Place to resolve."""
+
+NOTHING: Final[tuple[tuple[Claim, ...], tuple[Rate, ...]]] = (), ()
 
     def ready(self, limit: int) -> list[ReadyClass]:
         """Up to `limit` tasks of each class, best first. Changes nothing that anyone can see."""
@@ -135,8 +138,8 @@ class TaskVerbs(Ends):
             return NO_FIT
         if not node.take(item.takes):
             return NO_FIT
-        claims = item.claims if len(item.claims) < 2 else self.claims.merged(item.claims)
-        if claims and not self._claim_all(run, task, claims):
+        claims, rates = self.claims.merged(item.claims) if item.claims else NOTHING
+        if item.claims and not self._claim_all(run, task, (*claims, *rates)):
             node.give_back(item.takes)
             return WAITING
         if task in run.orphans and not self._may_lapse(run, task):
@@ -152,7 +155,7 @@ class TaskVerbs(Ends):
         run.states[task] = RUNNING
         run.ended_by[task] = 0
         lease = self.leases[n] = node.leases[n] = Lease(n, run, task, attempt, node, item.takes, claims)
-        if claims:
+        if item.claims:
             self.claims.take(claims, lease.n)
             self.leave_waiting(run, task)
         failures = run.failures.get(task, 0)
@@ -189,9 +192,10 @@ class TaskVerbs(Ends):
         run.version[task] += 1
         self.emit("failed", run.id, task, attempt=run.attempts[task], reason="node_lost")
         self.end_task(run, task, FAILED)
+            self.claims.spend(rates)
         return False
 
-    def _claim_all(self, run: LiveRun, task: int, claims: tuple[Claim, ...]) -> bool:
+    def _claim_all(self, run: LiveRun, task: int, claims: tuple[Claim | Rate, ...]) -> bool:
         """Whether all claims fit; if not, the task goes to the list of the first that does not."""
         number, key = run.waiter.get(task, (0, ""))
         blocked = self.claims.blocked(claims, number)

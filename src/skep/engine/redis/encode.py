@@ -151,11 +151,11 @@ def command(item: RunCommand, payloads: Payloads) -> Any:
 
 def decision(item: Decision, payloads: Payloads) -> Any:
     if type(item) is Start:
-        claims = item.claims if len(item.claims) < 2 else Claims.merged(item.claims)
+        claims, rates = Claims.merged(item.claims) if item.claims else ((), ())
         what = pack(item.call) + pack(item.timeout_ms)
         more = pack(item.deadline_ms) + pack(item.takes) + pack(claims) + pack(item.base)
         place = (START, item.run, item.task, item.version, item.failing)
-        holds = payloads.add(pack((item.takes, claims)))
+        holds = payloads.add(pack((item.takes, claims, rates)))
         return (*place, item.node, holds, item.name, payloads.add(what), payloads.add(more))
     if type(item) is Settle:
         error, output = payloads.event(item.error), payloads.event(item.output)

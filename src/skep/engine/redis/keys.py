@@ -36,7 +36,7 @@ KEYS: Final = (
     Key("events", "events", "list", EMPTY, "every verb that changes something; cut by trim"),
     Key("queues", "queues", "zset", EMPTY, "whatever makes ready: names of queues in the order of their beginning"),
     Key("ready", "ready:{}", "zset", EMPTY, "whatever makes ready, place: tasks that are offered, by score"),
-    Key("delays", "delays", "zset", EMPTY, "fail, snooze, resolve, open: what promote makes due"),
+    Key("delays", "delays", "zset", EMPTY, "fail, snooze, resolve, open, place: what promote makes due"),
     Key("limits", "limits", "zset", EMPTY, "open, place, claim, reap: what reap ends"),
     Key("sweeping", "sweeping", "zset", EMPTY, "whatever leaves a cursor: runs that promote advances"),
     Key("ended", "ended", "list", EMPTY, "whatever ends a run: what trim forgets"),

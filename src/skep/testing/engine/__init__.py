@@ -11,8 +11,10 @@ here decides what the protocol's text leaves open. Needs pytest and pytest-async
 
 from skep.testing.engine.claims import ClaimSuite
 from skep.testing.engine.commands import CommandSuite
+from skep.testing.engine.lines import LineSuite
 from skep.testing.engine.maps import MapSuite
 from skep.testing.engine.nodes import NodeSuite
+from skep.testing.engine.rates import RateSuite
 from skep.testing.engine.restore import RestoreSuite
 from skep.testing.engine.runs import RunSuite
 from skep.testing.engine.stream import StreamSuite
@@ -22,5 +24,7 @@ from skep.testing.engine.tasks import TaskSuite
 __all__ = ["EngineConformance", "Suite"]
 
 
-class EngineConformance(RunSuite, CommandSuite, TaskSuite, MapSuite, ClaimSuite, NodeSuite, StreamSuite, RestoreSuite):
+class EngineConformance(
+    RunSuite, CommandSuite, TaskSuite, MapSuite, ClaimSuite, LineSuite, RateSuite, NodeSuite, StreamSuite, RestoreSuite
+):
     """All of it."""

@@ -1,8 +1,9 @@
 -- Applies decisions to tasks that are still ready at the version decided on. A grant takes all that it needs, or nothing.
 -- keys: epoch engine events run tasks spec edges rest held nodes inbox leases held_by claims holders waiters line queues ready limits
+--       delays
 -- args: items packed
 -- item: kind run task version failing, and by kind: start node holds name call more · expand count · park reason data ·
---       settle state reason error output. `holds` (takes, claims), `call`, `more`, `data`, `error`, `output` are numbers of payloads
+--       settle state reason error output. `holds` (takes, claims, rates), `call`, `more`, `data`, `error`, `output` are numbers of payloads
 -- answers: ok not_found wrong_state paused waiting cancelling changed no_fit full
 -- events: granted skipped succeeded failed parked returned ready ended cancelling
 -- lease: none
@@ -13,7 +14,7 @@ local EPOCH_TOLD = told.token_epoch .. int(EPOCH)
 local START, EXPAND, PARK, SETTLE = 1, 2, 3, 4
 local packed_holds = {}
 
--- What an attempt takes and claims: {takes, claims}.
+-- What an attempt takes, claims and spends: {takes, claims, rates}.
 local function held(number)
   local found = packed_holds[number]
   if not found then
@@ -39,16 +40,19 @@ local function may_lapse(run, r)
 end
 
 -- Whether all claims fit; if not, the task goes to the list of the first that does not.
-local function claim_all(run, r, list)
+local function claim_all(run, r, list, rates)
   local number, key = ready.place(run, r)
-  local blocked = claims.blocked(list, number)
-  if not blocked then return true end
+  local blocked, rate = claims.blocked(list, number), false
+  if not blocked then
+    blocked, rate = claims.blocked(rates, number, true), true
+    if not blocked then return true end
+  end
   if number == 0 then number = claims.next_number() end
   live.touch(run, r.task)
   ready.wait(run, r, number, blocked[1])
   r.version = r.version + 1
   ready.leave(run, r)
-  claims.wait(blocked, number, "task", run.id, r.task, 0)
+  claims.wait(blocked, number, "task", run.id, r.task, 0, rate)
   if key ~= "" and key ~= blocked[1] then claims.leave(key, number) end
   return false
 end
@@ -63,9 +67,10 @@ local function start(run, r, item)
     return PAUSED
   end
   local node, what = nodes.get(item[6]), held(item[7])
-  local takes, list = what[1], what[2]
+  local takes, list, rates = what[1], what[2], what[3]
+  local bound = list[1] or rates[1]
   if not node or node.draining or node.coming or not nodes.take(node, takes) then return NO_FIT end
-  if list[1] and not claim_all(run, r, list) then
+  if bound and not claim_all(run, r, list, rates) then
     nodes.give_back(node, takes)
     return WAITING_ANSWER
   end
@@ -80,8 +85,9 @@ local function start(run, r, item)
   live.move(run, r, RUNNING)
   r.attempts, r.token, r.version, r.how = attempt, n, r.version + 1, 0
   leases.make(n, run, r, attempt, node, takes, list, false)
-  if list[1] then
+  if bound then
     claims.take(list, n)
+    claims.spend(rates)
     ready.leave_lists(run, r)
   end
   local parent, child = -1, -1

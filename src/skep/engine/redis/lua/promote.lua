@@ -1,5 +1,5 @@
 -- Makes due what is delayed, and advances one chunk of what larger verbs left over.
--- keys: epoch engine events delays sweeping run tasks spec edges roots rest queues ready nodes inbox
+-- keys: epoch engine events delays sweeping run tasks spec edges roots rest queues ready nodes inbox claims waiters line
 -- args:
 -- answers: moved more next_ms
 -- events: ready cancelled ended
@@ -8,15 +8,20 @@
 
 local moved, stale = 0, 0
 while state.budget > 0 and stale < LOOK_LIMIT do
-  local entry, _, what = state.due("delays")
+  local entry, due, what = state.due("delays")
   if not entry then break end
   redis.call("ZREM", P .. "delays", entry)
   stale = stale + 1
-  local run = live.run(what[2])
-  local r = run and live.task(run, what[3])
-  if r and r.state == DELAYED and r.version == what[4] then
-    ready.make(run, what[3])
-    state.budget, moved, stale = state.budget - 1, moved + 1, stale - 1
+  if what[1] == "rate" then
+    local woken = claims.look_again(what[2], due, state.budget)
+    state.budget, moved = state.budget - woken, moved + woken
+  else
+    local run = live.run(what[2])
+    local r = run and live.task(run, what[3])
+    if r and r.state == DELAYED and r.version == what[4] then
+      ready.make(run, what[3])
+      state.budget, moved, stale = state.budget - 1, moved + 1, stale - 1
+    end
   end
 end
 for _, id in ipairs(redis.call("ZRANGE", P .. "sweeping", 0, RELEASE_LIMIT - 1)) do

@@ -1,7 +1,9 @@
 -- Claims: units of something bounded that is shared by the fleet. A taker fits when `used + ahead + units <= cap`, where
 -- `ahead` are the units of those who wait with a lower number: nobody overtakes, and shared ones that fit together wake together.
--- claims: key -> cap, used, ahead (units of all who wait), holders, waiters, order. holders: "lease key" -> units.
--- waiters: "number key" -> who waits; line:<key>: their numbers.
+-- What is used of a rate comes back by itself, one unit in a microsecond (the leaky bucket as a meter, ITU-T I.371): `empty` is
+-- when all of it has, in microseconds; whoever waits for it wakes by one alarm for each rate.
+-- claims: key -> cap, used, ahead (units of all who wait), holders, waiters, order, alarm (0: it is no rate), empty.
+-- holders: "lease key" -> units. waiters: "number key" -> who waits; line:<key>: their numbers.
 -- include: state
 
 claims = {}
@@ -16,18 +18,36 @@ local function counter(key)
     return nil
   end
   local f = cmsgpack.unpack(packed)
-  c = {key = key, cap = f[1], used = f[2], ahead = f[3], holders = f[4], waiters = f[5], order = f[6]}
+  c = {key = key, cap = f[1], used = f[2], ahead = f[3], holders = f[4], waiters = f[5], order = f[6],
+       alarm = f[7] or 0, empty = f[8] or 0}
   counters[key] = c
   return c
 end
 
 local function keep(c)
-  state.hash("claims")[c.key] = cmsgpack.pack({c.cap, c.used, c.ahead, c.holders, c.waiters, c.order})
+  state.hash("claims")[c.key] = cmsgpack.pack({c.cap, c.used, c.ahead, c.holders, c.waiters, c.order, c.alarm, c.empty})
 end
 
 local function make(key, cap)
-  local c = {key = key, cap = cap, used = 0, ahead = 0, holders = 0, waiters = 0, order = state.next()}
+  local c = {key = key, cap = cap, used = 0, ahead = 0, holders = 0, waiters = 0, order = state.next(), alarm = 0, empty = 0}
   counters[key] = c
+  return c
+end
+
+-- Units that are not there now.
+local function used(c)
+  if c.alarm == 0 then return c.used end
+  return math.max(c.empty - state.now * 1000, 0)
+end
+
+local function set_alarm(c, due)
+  c.alarm = due
+  state.push("delays", due, "rate", c.key)
+end
+
+local function make_rate(key, cap)
+  local c = make(key, cap)
+  set_alarm(c, state.now + FORGET_MS)
   return c
 end
 
@@ -57,15 +77,16 @@ local function ahead(c, number)
   return units
 end
 
--- The first claim that does not fit, else nil. `list`: {key, units, cap} each.
-function claims.blocked(list, number)
-  if state.withholding and list[1] then return list[1] end
+-- The first claim that does not fit, else nil. `list`: {key, units, cap} each; `rates`: whether they are rates, which are given also
+-- while claims are withheld.
+function claims.blocked(list, number, rates)
+  if state.withholding and list[1] and not rates then return list[1] end
   for _, claim in ipairs(list) do
     local c = counter(claim[1])
     if c then
       c.cap = claim[3]
       keep(c)
-      if c.used + ahead(c, number) + math.min(claim[2], claim[3]) > c.cap then return claim end
+      if used(c) + ahead(c, number) + math.min(claim[2], claim[3]) > c.cap then return claim end
     end
   end
   return nil
@@ -84,6 +105,34 @@ function claims.take(list, lease)
   end
 end
 
+-- Spends of rates; the caller has seen that it fits.
+function claims.spend(rates)
+  for _, rate in ipairs(rates) do
+    local c = counter(rate[1]) or make_rate(rate[1], rate[3])
+    c.empty = math.max(c.empty, state.now * 1000) + math.min(rate[2], rate[3])
+    keep(c)
+  end
+end
+
+-- Sees to it that the alarm of a rate comes when the first who sleeps has room, if those before it stay.
+local function look_later(c)
+  local units, last, more = 0, 0, c.waiters > 0
+  while more do
+    local page = redis.call("ZRANGEBYSCORE", P .. "line:" .. c.key, "(" .. last, "+inf", "LIMIT", 0, 50)
+    more = #page == 50
+    for _, number in ipairs(page) do
+      last = number
+      local known = waiter(c.key, number)
+      units = units + known[1]
+      if not known[2] then
+        local due = math.max(math.ceil((c.empty + units - known[8]) / 1000), state.now)
+        if units <= known[8] and due < c.alarm then set_alarm(c, due) end
+        return
+      end
+    end
+  end
+end
+
 -- The units that a lease has; nil for no holder.
 function claims.held(key, lease)
   local units = state.field("holders", lease .. " " .. key)
@@ -91,9 +140,9 @@ function claims.held(key, lease)
 end
 
 -- Enters the claim's list, or stays in it asleep. Who: `kind` (task or lock), its run, task or lease, and for how long.
-function claims.wait(claim, number, kind, run, which, hold)
+function claims.wait(claim, number, kind, run, which, hold, rate)
   local key = claim[1]
-  local c = counter(key) or make(key, claim[3])
+  local c = counter(key) or (rate and make_rate or make)(key, claim[3])
   local known = waiter(key, number)
   if known then
     c.ahead = c.ahead - known[1]
@@ -104,6 +153,7 @@ function claims.wait(claim, number, kind, run, which, hold)
   local units = math.min(claim[2], claim[3])
   c.ahead = c.ahead + units
   keep_waiter(key, number, {units, false, kind, run, which, hold, claim[2], claim[3]})
+  if c.alarm > 0 then look_later(c) end
   keep(c)
 end
 
@@ -142,32 +192,57 @@ function claims.free(key, lease)
   end
 end
 
--- Wakes those at the front who fit.
-function claims.wake(c)
-  if state.withholding then return end
-  local room, last, more = c.cap - c.used, 0, c.waiters > 0
+local function forget(c)
+  counters[c.key] = false
+  state.hash("claims")[c.key] = false
+end
+
+-- Wakes those at the front who fit, each by its own cap, up to `limit` of them; answers how many.
+function claims.wake(c, limit)
+  if state.withholding and c.alarm == 0 then return 0 end
+  local units, last, more, woken = used(c), 0, c.waiters > 0, 0
   while more do
     local page = redis.call("ZRANGEBYSCORE", P .. "line:" .. c.key, "(" .. last, "+inf", "LIMIT", 0, 50)
     more = #page == 50
     for _, number in ipairs(page) do
       last = number
       local known = waiter(c.key, number)
-      if known[1] > room then
+      units = units + known[1]
+      if units > known[8] or woken == limit then
         more = false
         break
       end
-      room = room - known[1]
       if not known[2] then
-        known[2] = true
+        known[2], woken = true, woken + 1
         keep_waiter(c.key, number, known)
         claims.rouse(c.key, tonumber(number), known)
       end
     end
   end
-  if c.holders == 0 and c.waiters == 0 then
-    counters[c.key] = false
-    state.hash("claims")[c.key] = false
+  if c.alarm > 0 then
+    look_later(c)
+    keep(c)
+  elseif c.holders == 0 and c.waiters == 0 then
+    forget(c)
   end
+  return woken
+end
+
+-- The alarm of a rate: wakes up to `limit` of those who fit by now, and answers how many. Sets the next alarm, or forgets the rate
+-- when all of it has come back and nobody waits.
+function claims.look_again(key, due, limit)
+  local c = counter(key)
+  if not c or c.alarm ~= due then return 0 end  -- another one was set since
+  if c.waiters == 0 and used(c) == 0 then
+    forget(c)
+    return 0
+  end
+  local latest = math.max(state.now + FORGET_MS, math.ceil(c.empty / 1000))
+  c.alarm = latest
+  local woken = claims.wake(c, limit)
+  if c.alarm == latest then set_alarm(c, latest) end
+  keep(c)
+  return woken
 end
 
 -- Somebody has come to the front and fits.
