@@ -232,6 +232,23 @@ class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
     """0: it is good."""
 
 
+class PastAttempt(NamedTuple):
+    """An attempt on a node that is over, or goes on."""
+
+    run: str
+    digest: str
+    """Of its workflow."""
+    task: int
+    parent: int
+    """Of a map child: its parent; else -1."""
+    attempt: int
+    node: str
+    state: str
+    """`succeeded`, `failed`, `cancelled`, `snoozed`, `lost` or `running`."""
+    since_ms: int
+    ran_ms: int
+
+
 class TaskRow(msgspec.Struct, kw_only=True):
     """A task as recorded. One without a row has not begun: waiting, or ready for the first time, which the record does not
     tell apart."""
@@ -490,6 +507,11 @@ class Record(Protocol):
 
     async def attempts(self, run: str, task: int | None = None) -> dict[int, list[AttemptView]]:
         """Task index, of all tasks or one, to its attempts, oldest first; `error` is the decoded ErrorInfo as a dictionary."""
+        ...
+
+    async def past_attempts(self, engine: str, limit: int) -> list[PastAttempt]:
+        """Attempts on nodes of the latest runs, the oldest of them first; some thousand runs are looked at. Of those that go on
+        only the ones of this engine."""
         ...
 
     async def expansions(self, run: str) -> list[Expansion]: ...

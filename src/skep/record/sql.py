@@ -15,6 +15,7 @@ from skep.record import (
     backup,
     chunks,
     definitions,
+    history,
     kept,
     keys,
     listing,
@@ -39,6 +40,7 @@ from skep.record.protocol import (
     KeyRow,
     NewRun,
     NodeRow,
+    PastAttempt,
     RestoredRun,
     RunFilter,
     RunPage,
@@ -241,6 +243,9 @@ class SqlRecord(Doors):
 
     async def attempts(self, run: str, task: int | None = None) -> dict[int, list[AttemptView]]:
         return await self._read(read.attempts, run, task)
+
+    async def past_attempts(self, engine: str, limit: int) -> list[PastAttempt]:
+        return await self._read(history.past_attempts, engine, limit)
 
     async def expansions(self, run: str) -> list[Expansion]:
         return await self._read(read.expansions, run)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from skep.errors import Problem, SpecError
 from skep.model import kinds
-from skep.model.fields import Field, Found, Table, nearest, show, show_path
+from skep.model.fields import Field, Found, Path, Table, nearest, show, show_path
 from skep.router.settings import RouterSettings, Weights
 
 POLICIES: Final = (
@@ -56,7 +56,7 @@ SETTINGS: Final = Table(
         "hold",
         "hold",
         kinds.FLAG,
-        "Whether tasks may wait for a busy node that is predicted to be done with them sooner than any free one; true by default.",
+        "Whether tasks may wait for a busy node that is predicted to be done with them sooner; true by default.",
     ),
 )
 
@@ -67,10 +67,9 @@ def read_settings(data: Any, known: Collection[str] = ()) -> RouterSettings:
         raise SpecError.at("", f"found {show(data)}, expected a mapping with {SETTINGS.keys}")
     faults: list[Found] = []
     given = {name: value for name, value in SETTINGS.read(data, faults).items() if value is not None}
-    named = {("swarms", swarm): policy for swarm, policy in given.get("swarms", {}).items()}
-    if "policy" in given:
-        named["policy",] = given["policy"]
-    faults += [(path, problem) for path, name in named.items() if (problem := unknown_policy(name, known))]
+    named: list[tuple[Path, str]] = [(("swarms", swarm), policy) for swarm, policy in given.get("swarms", {}).items()]
+    named += [(("policy",), given["policy"])] if "policy" in given else []
+    faults += [(path, problem) for path, name in named if (problem := unknown_policy(name, known))]
     if faults:
         raise SpecError([Problem(show_path(path), message) for path, message in faults], "placement")
     return RouterSettings(**given)

@@ -25,10 +25,12 @@ from skep.model.spec import WorkflowSpec
 from skep.record.protocol import EngineRow
 from skep.record.sql import SqlRecord
 from skep.upkeep.catalog import Catalog
+from skep.upkeep.learn import Learner
 from skep.upkeep.load import LoadLoop
 from skep.upkeep.outputs import Outputs
 from skep.upkeep.place import PlaceLoop
 from skep.upkeep.rejoin import Rejoin
+from skep.upkeep.routing import Routing
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
 
@@ -176,7 +178,9 @@ class Stage:
         self.outputs = Outputs(self.engine, self.record, self.catalog)
         self.feed = Feed()
         self.load = LoadLoop(self.engine, self.record, self.catalog, self.clock, ENGINE_ID)
-        self.place = PlaceLoop(self.engine, self.catalog, self.outputs, self.clock)
+        self.routing = Routing()
+        self.learner = Learner(self.record, self.catalog, self.routing, ENGINE_ID)
+        self.place = PlaceLoop(self.engine, self.catalog, self.outputs, self.clock, self.routing)
         self.transcribe = TranscribeLoop(self.engine, self.record, ENGINE_ID, self._told, self._missed)
         self.place.mark = lambda: self.transcribe.mark
         self.promote = PromoteLoop(self.engine, self.clock)
@@ -207,6 +211,7 @@ class Stage:
     ) -> None:
         for loop in self.loops:
             await loop.stop()
+        self.learner.forget()
         if not self.second:
             await self.record.close()
 
@@ -234,6 +239,7 @@ class Stage:
             if event.kind == "ended":
                 self.load.forget(event.run)
         self.told += events
+        self.learner.told(events)
         self.hub.work.recorded(events[-1].n)
         self.feed.publish(events)
 

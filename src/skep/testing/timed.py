@@ -36,6 +36,7 @@ class TimedStage(Stage):
         parts = self.parts = Parts(self.engine, self.record, clock, ENGINE_ID, self.feed, chance=lambda: 0.5)
         self.catalog, self.load, self.transcribe = parts.catalog, parts.load, parts.transcribe
         self.hub = parts.core()
+        self.routing, self.learner, self.place = parts.routing, parts.learner, parts.place
         self.waits = parts.waits
         self.schedule = ScheduleLoop(self.record, clock, parts.runs.submit, parts.runs.cancel)
         self.prune = PruneLoop(self.record, clock)
@@ -63,6 +64,7 @@ class TimedStage(Stage):
     ) -> None:
         for loop in (*self.loops, self.prune):
             await loop.stop()
+        self.learner.forget()
         if not self.second:
             await self.record.close()
 

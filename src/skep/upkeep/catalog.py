@@ -15,6 +15,7 @@ from skep.flow.task import priority_of
 from skep.model.run import Shape
 from skep.model.spec import WorkflowSpec
 from skep.record.protocol import Record, RunRow
+from skep.upkeep.wishes import Wishes
 
 PLANS = 256
 """Compiled definitions kept,"""
@@ -41,6 +42,7 @@ class RunContext:
         "accepted_ms",
         "base",
         "depth",
+        "families",
         "id",
         "inputs",
         "items",
@@ -52,12 +54,16 @@ class RunContext:
         "run",
         "size",
         "timeout_ms",
+        "wishes",
     )
 
-    def __init__(self, row: RunRow, plan: Plan) -> None:
+    def __init__(self, row: RunRow, plan: Plan, wishes: Wishes) -> None:
         self.id = row.id
         self.namespace = row.namespace
         self.plan = plan
+        self.wishes = wishes
+        self.families: list[tuple[int, int, int]] = []
+        """(parent, first, count) of its maps, as far as somebody was told of them."""
         self.priority = row.priority
         self.accepted_ms = row.accepted_ms
         self.timeout_ms = row.timeout_ms
@@ -71,6 +77,12 @@ class RunContext:
         self.run = {"id": row.id, "workflow": row.workflow, "namespace": row.namespace}
         self.items: dict[int, list[Any]] = {}
         """Map parent to the list it was expanded over."""
+
+    def written(self, task: int) -> int:
+        """The index of the task as its workflow has it; of a map child: that of its parent. -1: not known."""
+        if task < len(self.plan.names):
+            return task
+        return next((parent for parent, first, count in self.families if first <= task < first + count), -1)
 
     @property
     def shape(self) -> Shape:
@@ -92,6 +104,8 @@ class Catalog:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._wishes: dict[str, Wishes] = {}
+        """Of those plans of which there were runs."""
         self._tasks = 0
         """Of all plans."""
         self._runs: OrderedDict[str, RunContext] = OrderedDict()
@@ -106,6 +120,7 @@ class Catalog:
         while len(self._plans) > PLANS or (self._tasks > PLAN_TASKS and len(self._plans) > 1):
             _, gone = self._plans.popitem(last=False)
             self._tasks -= len(gone.names)
+            self._wishes.pop(gone.digest, None)
 
     def kept_plan(self, digest: str) -> Plan | None:
         """The compiled definition, if it is at hand."""
@@ -121,12 +136,21 @@ class Catalog:
             self._plans.move_to_end(digest)
         return plan
 
+    def wishes(self, plan: Plan) -> Wishes:
+        """What its tasks ask of the router: one object for all runs of the plan."""
+        found = self._wishes.get(plan.digest)
+        if found is None:
+            found = Wishes(plan)
+            if plan.digest in self._plans:
+                self._wishes[plan.digest] = found
+        return found
+
     async def take(self, row: RunRow) -> RunContext:
         """Makes a recorded run known."""
         if row.id not in self._runs:
             plan = await self.plan(row.digest)
             if row.id not in self._runs:  # still: there is one object for a run
-                self._keep(RunContext(row, plan))
+                self._keep(RunContext(row, plan, self.wishes(plan)))
         return self._runs[row.id]
 
     def _keep(self, run: RunContext) -> None:

@@ -145,8 +145,8 @@ class LoadLoop(Loop):
     async def _load(self, rows: Sequence[RunRow]) -> None:
         read_ms = self._engine.now_ms
         opened: list[RunRow] = []
-        known = [row.id for row in rows if row.loaded or row.started_ms]
-        restored = await self._record.restore(known) if known else {}
+        begun = [row.id for row in rows if row.loaded or row.started_ms]
+        restored = await self._record.restore(begun) if begun else {}
         for row in rows:
             if self.full and row.parent is None:
                 continue  # the next scan finds it again, in its turn; child runs load all the same, since others wait for them
@@ -155,8 +155,10 @@ class LoadLoop(Loop):
             except (NotFoundError, SpecError) as error:
                 self._refuse(row, error)
                 continue
+            known = restored.get(row.id, NOTHING)
+            run.families += [(map.parent, map.first, map.count) for map in known.expansions]
             answer: Answer = OK
-            for load in _chunks(row, run, restored.get(row.id, NOTHING), read_ms):
+            for load in _chunks(row, run, known, read_ms):
                 (answer,) = await self._engine.load([load])
                 if answer != OK:
                     break

@@ -4,14 +4,17 @@ applies both only if the task is still ready at the version that was decided on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
 from skep.clock import Clock
-from skep.engine.protocol import CHANGED, FULL, OK, PAUSED, WAITING, Engine, Settle
+from skep.engine.protocol import CHANGED, FULL, OK, PAUSED, WAITING, Engine, ReadyClass, Settle
 from skep.engine.protocol import Decision as EngineDecision
 from skep.engine.protocol import Expand as EngineExpand
 from skep.engine.protocol import Park as EnginePark
@@ -25,8 +28,10 @@ from skep.model.node import ErrorInfo, LiveNode, Requirement
 from skep.model.run import MAX_TASKS, ReadyTask
 from skep.model.state import TaskState
 from skep.router.fit import least_loaded
+from skep.router.wanted import Choice, Wanted
 from skep.upkeep.catalog import Catalog, RunContext
 from skep.upkeep.outputs import Outputs, UnreadableError
+from skep.upkeep.routing import Attempt, Routing
 
 LEAST = 64
 """Tasks of a class looked at in one pass, however little is free: what is to be skipped needs no node."""
@@ -38,7 +43,13 @@ ALL = 1_000_000
 """More ready tasks than there can be."""
 BACKLOG = 500_000
 """Unrecorded events beyond which nothing more is started."""
+HELD_MS = 1_000
+"""What is held back for a busy node is looked at again after so long, though nothing has happened."""
 EVERYWHERE = "*"
+PAUSED_WHY = "paused"
+NO_ROOM = Choice("", "full")
+BEHIND_OTHERS = frozenset({"held", "unhealthy"})
+"""Reasons for which a task finds no place, although those behind it may."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -49,26 +60,44 @@ def requirement_of(name: str) -> Requirement:
     return msgspec.json.decode(name, type=Requirement)
 
 
+class Candidate(NamedTuple):
+    """A ready task that shall start."""
+
+    name: str
+    """Of its requirement class."""
+    seen: ReadyTask
+    run: RunContext
+    task: TaskPlan
+    start: Start
+
+
 class PlaceLoop(Loop):
     """Decides on ready tasks and grants them to nodes."""
 
     name = "place"
 
-    def __init__(self, engine: Engine, catalog: Catalog, outputs: Outputs, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, catalog: Catalog, outputs: Outputs, clock: Clock, routing: Routing | None = None
+    ) -> None:
         super().__init__()
         self._engine = engine
         self._catalog = catalog
         self._outputs = outputs
         self._clock = clock
+        self._routing = routing or Routing()
         self._facts: dict[tuple[str, tuple[str, ...]], Facts] = {}
         """What was looked up in this pass, by run and names of tasks: the children of a map look at the same."""
         self._deep_ms = 0
         self._free = MOST
         """Slots that were free when it last looked."""
+        self._held = 0
+        """Tasks that were held back in the last pass: those behind them may find room."""
         self.mark: Callable[[], int] = lambda: self._engine.heard
         """The last event that is recorded, as the transcriber knows it."""
         self.unplaced: dict[str, int] = {}
-        """Requirement class to ready tasks seen for which nothing was free in the last pass."""
+        """Requirement class to ready tasks seen that found no place in the last pass."""
+        self.why: dict[str, Counter[str]] = {}
+        """The same by reason: `paused`, or a word of `Choice.why`."""
         self.paused: set[str] = set()
         """Namespaces of which nothing is started; `*`: of none. What needs nobody goes on: skips, and maps that unfold."""
         self.crowded = False
@@ -79,27 +108,36 @@ class PlaceLoop(Loop):
     async def run_once(self) -> bool:
         if self.waits or self.crowded or self._engine.heard - self.mark() > BACKLOG:
             return False
-        limit = min(max(self._free, LEAST), MOST)
+        limit = min(max(self._free + 2 * self._held, LEAST), MOST)
         found, classes = await self._engine.survey(self._depth(limit))
-        self.unplaced = {}
+        self.unplaced, self.why, self._held = {}, {}, 0
         if not classes:
             return False
         nodes = [node for node in found if not node.coming]
         self._free = sum(node.free["slots"] for node in nodes if not node.draining)
-        more = self._free > limit and any(len(ready.tasks) >= limit for ready in classes)
+        behind = any(len(ready.tasks) >= limit for ready in classes)
         items: list[EngineDecision] = []
+        starts: list[Candidate] = []
         self._facts.clear()
         for ready in classes:
             first, rest = ready.tasks[:limit], ready.tasks[limit:]
             first += [seen for seen in rest if seen.failing or seen.unmet]  # they hardly ever need a node
-            paused = ready.namespace in self.paused or EVERYWHERE in self.paused
-            items += await self._decide_class(ready.name, first, () if paused else nodes, paused)
-        if not items:
-            return False
+            items += await self._decide_class(ready, first, starts)
+        now_ms = self._clock.now_ms()
+        granted = self._route(starts, nodes, now_ms)
+        more = behind and (self._free > limit or (self._held > 0 and self._free > len(granted) and limit < MOST))
+        if not items and not granted:
+            return more
+        settled = len(items)
+        items += [self._start(candidate, node, now_ms) for candidate, node in granted]
         answers = await self._engine.place(items)
-        settled = await self._after(items, answers)
+        self._note(granted, answers[settled:], now_ms)
+        moved = await self._after(items, answers)
         # What was skipped or expanded made others ready, which woke us; a full pass of starts may have left some behind.
-        return settled or more or len(items) >= MOST
+        return moved or more or len(items) >= MOST
+
+    async def _wait(self, seconds: float) -> None:
+        await super()._wait(min(seconds, HELD_MS / 1_000) if self._held else seconds)
 
     async def settle(self, runs: Collection[str]) -> bool:
         """Does for these runs what needs neither a node nor anybody else, as far as it goes. True when there was anything."""
@@ -126,10 +164,11 @@ class PlaceLoop(Loop):
         return DEEP
 
     async def _decide_class(
-        self, name: str, tasks: Sequence[ReadyTask], nodes: Sequence[LiveNode], paused: bool
+        self, ready: ReadyClass, tasks: Sequence[ReadyTask], starts: list[Candidate]
     ) -> list[EngineDecision]:
+        """What needs no node; what does is added to `starts`."""
+        paused = ready.namespace in self.paused or EVERYWHERE in self.paused
         items: list[EngineDecision] = []
-        starts: list[tuple[ReadyTask, RunContext, TaskPlan, Start]] = []
         for seen in tasks:
             run = self._catalog.known(seen.run) or await self._catalog.run(seen.run)
             if run is None:
@@ -137,16 +176,47 @@ class PlaceLoop(Loop):
             task = _plan(run, seen)
             decision = await self._decide(run, task, seen)
             if isinstance(decision, Start):
-                starts.append((seen, run, task, decision))
+                if paused:
+                    self._unplaced(ready.name, PAUSED_WHY)
+                else:
+                    starts.append(Candidate(ready.name, seen, run, task, decision))
             elif decision is not None and not (paused and isinstance(decision, Park)):
                 items.append(_settled(run, seen, decision))
-        if starts:
-            chosen = least_loaded(requirement_of(name), len(starts), nodes)
-            if len(chosen) < len(starts):
-                self.unplaced[name] = len(starts) - len(chosen)
-            now_ms = self._clock.now_ms()
-            items += [self._start(*start, node, now_ms) for start, node in zip(starts, chosen, strict=False)]
         return items
+
+    def _route(self, starts: list[Candidate], nodes: Sequence[LiveNode], now_ms: int) -> list[tuple[Candidate, str]]:
+        """Those that start now, each with its node."""
+        if len(nodes) > 1:
+            wanted = [_wanted(candidate, now_ms) for candidate in starts]
+            choices = self._routing.choose(wanted, nodes, now_ms)
+        else:
+            choices = []
+            for name, group in groupby(starts, attrgetter("name")):
+                count = sum(1 for _ in group)
+                fit = least_loaded(requirement_of(name), count, nodes)
+                choices += [Choice(fit[0])] * len(fit) if fit else []
+                choices += [NO_ROOM] * (count - len(fit))
+        granted: list[tuple[Candidate, str]] = []
+        for candidate, choice in zip(starts, choices, strict=True):
+            if choice.node:
+                granted.append((candidate, choice.node))
+            else:
+                self._unplaced(candidate.name, choice.why)
+                self._held += choice.why in BEHIND_OTHERS
+        return granted
+
+    def _unplaced(self, name: str, why: str) -> None:
+        self.unplaced[name] = self.unplaced.get(name, 0) + 1
+        self.why.setdefault(name, Counter())[why] += 1
+
+    def _note(self, granted: Sequence[tuple[Candidate, str]], answers: Sequence[str], now_ms: int) -> None:
+        """The router knows what began, and of what the engine refused nothing."""
+        if self._routing.router is None:
+            return
+        for ((_, seen, run, task, start), node), answer in zip(granted, answers, strict=True):
+            if answer == OK:
+                kind = run.wishes.wanted(_at(seen), task, start, 0).kind
+                self._routing.began(Attempt(run.id, seen.task, seen.attempts + 1), node, kind, now_ms)
 
     async def _decide(self, run: RunContext, task: TaskPlan, seen: ReadyTask) -> Decision | None:
         if (
@@ -184,10 +254,11 @@ class PlaceLoop(Loop):
             items = run.items[seen.parent] = items_of(await self._look_up(run, task.map_reads), seen)
         return items
 
-    def _start(self, seen: ReadyTask, run: RunContext, task: TaskPlan, start: Start, node: str, now_ms: int) -> EngineStart:
+    def _start(self, candidate: Candidate, node: str, now_ms: int) -> EngineStart:
+        _, seen, run, task, start = candidate
         name = run.plan.names[seen.task] if seen.parent < 0 else f"{run.plan.names[seen.parent]}[{seen.child}]"
-        left_ms = max(run.accepted_ms + task.deadline_ms - now_ms, 1) if task.deadline_ms else 0
         place = run.id, seen.task, seen.version, seen.failing, node, name
+        left_ms = _left_ms(candidate, now_ms)
         return EngineStart(*place, start.call, task.takes, start.claims, task.timeout_ms, left_ms, run.base)
 
     async def _after(self, items: Sequence[EngineDecision], answers: Sequence[str]) -> bool:
@@ -222,9 +293,25 @@ def _refusal(item: EngineExpand) -> Settle:
     return Settle(item.run, item.task, item.version, TaskState.FAILED, reason="map", error=error)
 
 
+def _at(seen: ReadyTask) -> int:
+    """The task as the workflow has it: of a map child, its parent."""
+    return seen.task if seen.parent < 0 else seen.parent
+
+
 def _plan(run: RunContext, seen: ReadyTask) -> TaskPlan:
     """What is planned for the task; for a map child, what its parent's plan says."""
-    return run.plan.tasks[seen.task if seen.parent < 0 else seen.parent]
+    return run.plan.tasks[_at(seen)]
+
+
+def _left_ms(candidate: Candidate, now_ms: int) -> int:
+    """How long until its deadline; 0: it has none."""
+    deadline_ms = candidate.task.deadline_ms
+    return max(candidate.run.accepted_ms + deadline_ms - now_ms, 1) if deadline_ms else 0
+
+
+def _wanted(candidate: Candidate, now_ms: int) -> Wanted:
+    _, seen, run, task, start = candidate
+    return run.wishes.wanted(_at(seen), task, start, _left_ms(candidate, now_ms))
 
 
 def _settled(run: RunContext, seen: ReadyTask, decision: Skip | Expand | Park | Fail) -> EngineDecision:

@@ -168,6 +168,8 @@ class Embedded:
     async def _finish(self, loops: Sequence[Loop]) -> None:
         for loop in reversed(loops):
             await loop.stop()
+        if self._parts is not None:
+            self._parts.learner.forget()
         try:
             for transcribe in loops[:1]:
                 while await transcribe.run_once():

@@ -230,6 +230,7 @@ class Era:
         parts.load.scans = False
         parts.load.caught_up.set()
         await self._stop_leading()
+        parts.learner.forget()
         self._watch.forget([*self._early, *self._late, parts.waits, parts.reap])
         parts.waits = parts.new_waits()
         self._watch_again()
@@ -282,6 +283,7 @@ class Era:
         await parts.load.stop()
         parts.load.retire()
         await self._stop_leading()
+        parts.learner.forget()
         for task in self._rejoining:
             await _cancelled(task)
         self._watch.forget(self._watched)
@@ -294,6 +296,7 @@ class Era:
         self._watch.end()
         self._watch.forget(self._watched)
         parts.load.retire()
+        parts.learner.forget()
         loops = (self._lead, self._follow, self._refresh, parts.load, parts.waits, parts.reap, *self._late, *self._early)
         tasks = [loop.cancel() for loop in loops]
         for task in (*self._rejoining, self._beginning):

@@ -18,9 +18,11 @@ from skep.model.node import LogChunk
 from skep.model.state import RunState
 from skep.record.protocol import Record
 from skep.upkeep.catalog import Catalog
+from skep.upkeep.learn import Learner
 from skep.upkeep.load import LoadLoop
 from skep.upkeep.outputs import Outputs
 from skep.upkeep.place import PlaceLoop
+from skep.upkeep.routing import Routing
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
 from skep.upkeep.waits import WaitLoop
@@ -54,7 +56,9 @@ class Parts:
         self.catalog = Catalog(record)
         self.outputs = Outputs(engine, record, self.catalog)
         self.load = LoadLoop(engine, record, self.catalog, clock, engine_id)
-        self.place = PlaceLoop(engine, self.catalog, self.outputs, clock)
+        self.routing = Routing()
+        self.learner = Learner(record, self.catalog, self.routing, engine_id)
+        self.place = PlaceLoop(engine, self.catalog, self.outputs, clock, self.routing)
         self.transcribe = TranscribeLoop(engine, record, engine_id, self.told, self.missed)
         self.place.mark = lambda: self.transcribe.mark
         self.promote = PromoteLoop(engine, clock)
@@ -73,7 +77,7 @@ class Parts:
         self.runs.progress_of = self.work.progress_of
         self.on_missed: Callable[[], Awaitable[None]] = _nothing
         """Called first when batches were missed."""
-        self.tellers: list[Callable[[Sequence[Event]], None]] = [lambda events: self.waits.told(events)]
+        self.tellers: list[Callable[[Sequence[Event]], None]] = [self.learner.told, lambda events: self.waits.told(events)]
         """Loops and nouns that are told of every recorded batch before the feed is."""
 
     def new_waits(self) -> WaitLoop:

@@ -1,0 +1,119 @@
+"""Learn: the router hears how attempts went, from every recorded batch; and at first, from the record's history.
+
+It hears nothing before there is a router, and a server that stops leading lets go of it: whoever leads next begins with the
+history, in which everything is that was told meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from skep.errors import NotFoundError, SkepError
+from skep.model.event import Event
+from skep.record.fold import GIVEN_BACK
+from skep.record.protocol import PastAttempt, Record
+from skep.upkeep.catalog import Catalog
+from skep.upkeep.routing import Attempt, Routing
+
+log = logging.getLogger(__name__)
+
+HISTORY: Final = 20_000
+"""Attempts of the latest runs that a new router hears of."""
+AT_ONCE: Final = 500
+"""Of these, between two moments in which others have their turn."""
+
+_BEGINS: Final = frozenset({"granted", "adopted"})
+_ENDS: Final = {
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "retrying": "failed",
+    "snoozed": "snoozed",
+    "parked": "parked",
+    "returned": "lost",
+}
+"""Kinds of events that end an attempt, with how."""
+
+
+class Learner:
+    """Tells the router of an engine what it may learn from."""
+
+    def __init__(self, record: Record, catalog: Catalog, routing: Routing, engine_id: str) -> None:
+        self._record = record
+        self._catalog = catalog
+        self._routing = routing
+        self._engine_id = engine_id
+        self._reading: asyncio.Task[None] | None = None
+        routing.on_made = self._begin
+
+    def told(self, events: Sequence[Event]) -> None:
+        """A batch was recorded."""
+        for event in events:
+            kind = event.kind
+            if kind == "parked" and event.first >= 0:
+                run = self._catalog.known(event.run)
+                if run is not None:
+                    run.families.append((event.task, event.first, event.count))
+            elif self._routing.router is None or not event.attempt:
+                continue
+            elif kind in _BEGINS:
+                self._began(event)
+            elif (result := _ENDS.get(kind)) is not None:
+                attempt = Attempt(event.run, event.task, event.attempt)
+                self._routing.ended(attempt, _result(result, event.reason), event.ran_ms, event.at_ms)
+
+    def _began(self, event: Event) -> None:
+        attempt = Attempt(event.run, event.task, event.attempt)
+        run = self._catalog.known(event.run) if attempt not in self._routing.running else None
+        at = run.written(event.task) if run is not None else -1
+        if run is not None and at >= 0:
+            self._routing.began(attempt, event.node, run.wishes.kind(at), event.at_ms)
+
+    # -- the history
+
+    def _begin(self) -> None:
+        self._stop()
+        self._reading = asyncio.get_running_loop().create_task(self._read(), name="skep-learn")
+
+    async def _read(self) -> None:
+        """Placement goes on meanwhile, by what is known so far."""
+        try:
+            past = await self._record.past_attempts(self._engine_id, HISTORY)
+            for first in range(0, len(past), AT_ONCE):
+                for attempt in past[first : first + AT_ONCE]:
+                    await self._hear(attempt)
+                await asyncio.sleep(0)
+        except SkepError as error:
+            log.info("placement begins without the history: %s", error)
+
+    async def _hear(self, past: PastAttempt) -> None:
+        try:
+            plan = await self._catalog.plan(past.digest)
+            kind = self._catalog.wishes(plan).kind(past.task if past.parent < 0 else past.parent)
+        except (NotFoundError, IndexError):
+            return
+        attempt = Attempt(past.run, past.task, past.attempt)
+        if past.state == "running":
+            self._routing.began(attempt, past.node, kind, past.since_ms)
+        elif attempt not in self._routing.running:
+            self._routing.began(attempt, past.node, kind, past.since_ms)
+            self._routing.ended(attempt, past.state, past.ran_ms, past.since_ms + past.ran_ms)
+
+    def forget(self) -> None:
+        """This server does not lead any more."""
+        self._stop()
+        self._routing.forget()
+
+    def _stop(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+
+def _result(result: str, reason: str) -> str:
+    if reason == "node_lost":
+        return "lost"
+    return "cancelled" if reason in GIVEN_BACK else result

@@ -1,0 +1,96 @@
+"""Routing: the router of an engine, from the pass on in which there is more than one node to choose from.
+
+With one node there is nothing to choose, and NumPy is not loaded. What runs is told to the router once, by whoever knows first:
+the place loop when the engine has granted it, or the recorded event, which is all that is known of what an earlier engine, or
+another server, has granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from skep.model.node import LiveNode
+from skep.router.settings import RouterSettings
+from skep.router.wanted import Choice, Kind, Wanted
+
+if TYPE_CHECKING:
+    from skep.router.router import Router
+
+MOST_RUNNING: Final = 500_000
+"""More attempts cannot be under way; some of these were never told to have ended."""
+
+
+class Attempt(NamedTuple):
+    """What names an attempt."""
+
+    run: str
+    task: int
+    number: int
+
+
+class Running(NamedTuple):
+    """Where an attempt runs."""
+
+    node: str
+    kind: Kind
+    since_ms: int
+
+
+class Routing:
+    """The one router, and what it was told."""
+
+    def __init__(self) -> None:
+        self.router: Router | None = None
+        self.running: dict[Attempt, Running] = {}
+        self.on_made: Callable[[], None] = lambda: None
+        """Called when there is a router, which knows nothing yet."""
+        self._settings = RouterSettings()
+
+    @property
+    def settings(self) -> RouterSettings:
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: RouterSettings) -> None:
+        self._settings = settings
+        self._tell()
+
+    def choose(self, wanted: Sequence[Wanted], nodes: Sequence[LiveNode], now_ms: int) -> list[Choice]:
+        """A choice for each, in the order in which they are offered."""
+        router = self.router or self._made()
+        router.sync(nodes)
+        return router.route(wanted, now_ms)
+
+    def _made(self) -> Router:
+        from skep.router.router import Router  # noqa: PLC0415  it needs NumPy, and one node needs no router
+
+        router = self.router = Router()
+        self._tell()
+        self.on_made()
+        return router
+
+    def _tell(self) -> None:
+        """The router hears of the settings."""
+
+    def forget(self) -> None:
+        """Somebody else places from here on, and knows more."""
+        self.router = None
+        self.running.clear()
+
+    # -- what runs
+
+    def began(self, attempt: Attempt, node: str, kind: Kind, now_ms: int) -> None:
+        """The engine has granted it. Harmless when repeated."""
+        if self.router is None or attempt in self.running:
+            return
+        if len(self.running) >= MOST_RUNNING:
+            self.running.clear()
+        self.running[attempt] = Running(node, kind, now_ms)
+        self.router.began(attempt, node, kind, now_ms)
+
+    def ended(self, attempt: Attempt, result: str, ran_ms: int, now_ms: int) -> None:
+        """It is over; see `Router.ended`. Of one that is not known nothing is learned."""
+        running = self.running.pop(attempt, None)
+        if self.router is not None and running is not None:
+            self.router.ended(attempt, running.node, running.kind, result, ran_ms or now_ms - running.since_ms, now_ms)
