@@ -11,7 +11,15 @@ from skep.engine.memory import Core
 from skep.testing.machine import EngineMachine, Subject
 from skep.testing.reopen import ReopeningMachine
 
-TIMELESS = {"ready": "ready", "tasks": "tasks", "take": "take", "events": "events", "trim": "trim", "nodes": "list_nodes"}
+TIMELESS = {
+    "ready": "ready",
+    "tasks": "tasks",
+    "lines": "lines",
+    "take": "take",
+    "events": "events",
+    "trim": "trim",
+    "nodes": "list_nodes",
+}
 
 
 def subject(core: Core) -> Subject:

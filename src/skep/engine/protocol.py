@@ -60,6 +60,8 @@ Answer = Literal[
 RELEASE_LIMIT: Final = 500
 """Tasks released or swept in one call, counted over its whole batch; the rest follows through `promote`."""
 LOAD_VALID_MS: Final = 30_000
+HOLDERS: Final = 10
+"""Of a claim, as `lines` names them."""
 FORGET_MS: Final = 60_000
 """How long the live state of an ended run stays beyond the mark."""
 
@@ -96,6 +98,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ended: bool = False
     """It has ended, and a recorded `retry` above `command` follows: `open` lets nothing out and tells nothing. If that retry is
     refused, the end is told again."""
+    opens: bool = False
+    """Of a last chunk: the run is opened in the same step, as `open` does it."""
 
 
 class ReadyClass(NamedTuple):
@@ -333,6 +337,39 @@ class LiveTask(NamedTuple):
     """Attempts that failed, lost ones not counted."""
 
 
+class Holder(NamedTuple):
+    """Who has units of a claim."""
+
+    units: int
+    run: str
+    """Empty: nobody any more. Its node was lost, and the units are kept until the attempt is sure to have ended there."""
+    task: int
+    node: str
+
+
+class Line(NamedTuple):
+    """A task that waits in the line of a claim."""
+
+    task: int
+    key: str
+    units: int
+    """That it waits for, of `cap`."""
+    cap: int
+    used: int
+    ahead: int
+    """How many stand in the line before it."""
+    waiters: int
+    """How many stand in it at all."""
+    due_ms: int
+    """A rate: when it is its turn, if all before it spend as much as it does. 0: it is no rate."""
+    inside: bool
+    """It runs, and its code asked for a lock."""
+    withheld: bool
+    """Nothing is given to anyone for now, see `withhold`."""
+    holders: list[Holder]
+    """The oldest leases, `HOLDERS` at most."""
+
+
 class Promoted(NamedTuple):
     """What `promote` or `reap` did."""
 
@@ -416,6 +453,10 @@ class Engine(Protocol):
 
     async def tasks(self, run: str, tasks: Sequence[int]) -> list[LiveTask]:
         """The live state of tasks. Raises NotFoundError."""
+        ...
+
+    async def lines(self, run: str, tasks: Sequence[int]) -> list[Line]:
+        """For those of the tasks that wait for a claim, where they stand and who has it. Raises NotFoundError."""
         ...
 
     # time

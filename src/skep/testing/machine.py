@@ -420,6 +420,14 @@ class EngineMachine(RuleBasedStateMachine):
             live = self.ask("tasks", name, range(len(run.states)))
             assert [task.state for task in live] == run.states
 
+    @invariant()
+    def who_waits_for_a_claim_is_told(self) -> None:
+        for name, run in self.runs():
+            lines = {line.task: line for line in self.ask("lines", name, range(len(run.states))) if not line.inside}
+            asleep = {task for place, task in self.aside if place == name}
+            assert lines.keys() <= asleep, f"{name}: {lines}, {asleep}"
+            assert all(line.used + line.ahead > 0 or line.withheld or line.key == "rate" for line in lines.values()), lines
+
     # -- the end
 
     def teardown(self) -> None:

@@ -172,6 +172,12 @@ class Claims:
             return None
         return waiter, counter, bisect_left(counter.numbers, number)
 
+    def turn_ms(self, counter: Counter, waiter: Waiter, ahead: int) -> int:
+        """When a rate has room for a waiter, if each of those before spends as much; 0: it is no rate."""
+        if not counter.alarm_ms:
+            return 0
+        return max(-(-(counter.empty_us + waiter.units * (ahead + 1) - waiter.cap) // 1_000), self.now_ms)
+
     def wait(self, claim: Claim | Rate, number: int, wake: Callable[[], None]) -> None:
         """Enters the claim's list, or stays in it asleep."""
         counter = self._counters.get(claim.key)
@@ -207,7 +213,8 @@ class Claims:
         """Wakes those at the front who fit, each by its own cap; answers how many."""
         if self.withheld and not counter.alarm_ms:
             return 0
-        used, woken = self.used(counter), []
+        used = self.used(counter)
+        woken: list[Waiter] = []
         for number in counter.numbers:
             waiter = counter.waiters[number]
             used += waiter.units

@@ -23,6 +23,7 @@ from skep.engine.protocol import (
     EngineStats,
     Failure,
     InboxEntry,
+    Line,
     LiveTask,
     Load,
     Parked,
@@ -166,6 +167,9 @@ class MemoryEngine:
 
     async def tasks(self, run: str, tasks: Sequence[int]) -> list[LiveTask]:
         return self.core.tasks(run, tasks)
+
+    async def lines(self, run: str, tasks: Sequence[int]) -> list[Line]:
+        return self.core.lines(run, tasks)
 
     async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
         return self._told(self.core.take(node, incarnation, after, limit))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
-
 from typing import Final
+
 from skep.engine.memory.ends import Ends
 from skep.engine.memory.live import BY_COMPLETE, BY_FAIL, BY_PARK, BY_SNOOZE, Family, Lease, LiveRun
 from skep.engine.memory.state import (
@@ -22,6 +23,7 @@ from skep.engine.protocol import (
     CANCELLING,
     CHANGED,
     FULL,
+    HOLDERS,
     NO_FIT,
     NOT_FOUND,
     OK,
@@ -34,6 +36,8 @@ from skep.engine.protocol import (
     Done,
     Expand,
     Failure,
+    Holder,
+    Line,
     LiveTask,
     Park,
     Parked,
@@ -48,11 +52,11 @@ from skep.model.node import Grant
 from skep.model.run import MAX_TASKS, Claim, Rate, Token
 from skep.model.state import RunState
 
+NOTHING: Final[tuple[tuple[Claim, ...], tuple[Rate, ...]]] = (), ()
+
 
 class TaskVerbs(Ends):
     """Place to resolve."""
-
-NOTHING: Final[tuple[tuple[Claim, ...], tuple[Rate, ...]]] = (), ()
 
     def ready(self, limit: int) -> list[ReadyClass]:
         """Up to `limit` tasks of each class, best first. Changes nothing that anyone can see."""
@@ -79,6 +83,38 @@ NOTHING: Final[tuple[tuple[Claim, ...], tuple[Rate, ...]]] = (), ()
             failures = live.failures.get(task, 0)
             found.append(LiveTask(task, live.states[task], live.attempts[task], node, met, first, count, failures))
         return found
+
+    def lines(self, run: str, tasks: Sequence[int]) -> list[Line]:
+        live = self.runs.get(run)
+        if live is None:
+            raise NotFoundError(f"run {run} is not live")
+        found: list[Line] = []
+        for task in tasks:
+            state = live.states[task]
+            if state == READY and task in live.waiter:
+                number, key = live.waiter[task]
+                found += self._line(task, key, number, False)
+            elif state == RUNNING:
+                asks = self.leases[live.tokens[task]].asks or {}
+                found += [
+                    line for key, asked in asks.items() if asked.number for line in self._line(task, key, asked.number, True)
+                ]
+        return found
+
+    def _line(self, task: int, key: str, number: int, inside: bool) -> list[Line]:
+        stands = self.claims.stands(key, number)
+        if stands is None:
+            return []
+        waiter, counter, ahead = stands
+        oldest = heapq.nsmallest(HOLDERS, (n for n, units in counter.holders.items() if units))
+        holders = [self._holder(n, counter.holders[n]) for n in oldest]
+        due_ms = self.claims.turn_ms(counter, waiter, ahead)
+        line = (task, key, waiter.units, waiter.cap, self.claims.used(counter), ahead, len(counter.waiters), due_ms)
+        return [Line(*line, inside, self.claims.withheld and not due_ms, holders)]
+
+    def _holder(self, n: int, units: int) -> Holder:
+        lease = self.leases.get(n)
+        return Holder(units, lease.run.id, lease.task, lease.node.info.id) if lease is not None else Holder(units, "", -1, "")
 
     # -- place
 
@@ -157,6 +193,7 @@ NOTHING: Final[tuple[tuple[Claim, ...], tuple[Rate, ...]]] = (), ()
         lease = self.leases[n] = node.leases[n] = Lease(n, run, task, attempt, node, item.takes, claims)
         if item.claims:
             self.claims.take(claims, lease.n)
+            self.claims.spend(rates)
             self.leave_waiting(run, task)
         failures = run.failures.get(task, 0)
         parent = child = -1
@@ -192,7 +229,6 @@ NOTHING: Final[tuple[tuple[Claim, ...], tuple[Rate, ...]]] = (), ()
         run.version[task] += 1
         self.emit("failed", run.id, task, attempt=run.attempts[task], reason="node_lost")
         self.end_task(run, task, FAILED)
-            self.claims.spend(rates)
         return False
 
     def _claim_all(self, run: LiveRun, task: int, claims: tuple[Claim | Rate, ...]) -> bool:

@@ -22,6 +22,7 @@ from skep.engine.protocol import (
     EngineStats,
     Failure,
     InboxEntry,
+    Line,
     LiveTask,
     Load,
     Parked,
@@ -33,8 +34,8 @@ from skep.engine.protocol import (
     Snooze,
 )
 from skep.engine.redis import encode
-from skep.engine.redis.encode import Payloads, Row, pack
 from skep.engine.redis.asides import Aside, Asides
+from skep.engine.redis.encode import Payloads, Row, pack
 from skep.engine.redis.keys import epoch_key, topics_channel
 from skep.engine.redis.scripts import SCRIPTS
 from skep.engine.redis.store import RedisStore
@@ -46,6 +47,8 @@ from skep.model.run import Token
 
 BATCH: Final = 250
 """Items in one script."""
+LOADS: Final = 50
+"""Runs in one script: each of them is a few tasks that become ready."""
 NO_TOKEN: Final = Token(0, 0)
 PLACES_S: Final = 5.0
 """Who has looked for ready tasks so lately places them."""
@@ -55,6 +58,7 @@ events_of = msgspec.msgpack.Decoder(list[Event]).decode
 entries_of = msgspec.msgpack.Decoder(list[tuple[int, int, Grant | Stop | LockGrant | Adopted]] | bool).decode
 classes_of = msgspec.msgpack.Decoder(list[ReadyClass]).decode
 tasks_of = msgspec.msgpack.Decoder(list[LiveTask] | bool).decode
+lines_of = msgspec.msgpack.Decoder(list[Line] | bool).decode
 adoptions_of = msgspec.msgpack.Decoder(list[tuple[str, int]]).decode
 survey_of = msgspec.msgpack.Decoder(tuple[list[LiveNode], list[ReadyClass]]).decode
 nodes_of = msgspec.msgpack.Decoder(list[LiveNode]).decode
@@ -79,10 +83,10 @@ class RedisEngine:
         self._heard = 0
         self._behind_ms = 0
         """How far this machine's clock is behind engine time, as of the last answer."""
-
-    async def start(self) -> None:
         self._places_until = 0.0
         """0: it does not place, or is looking."""
+
+    async def start(self) -> None:
         """Begins to hear what other processes stir."""
         await self._topics.start()
 
@@ -103,17 +107,17 @@ class RedisEngine:
         return self._heard
 
     def listen(self, topic: str, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._topics.listen(topic, callback)
-
         if topic.startswith("node:"):
             self._asides.drop_inbox(topic.removeprefix("node:"))
+        return self._topics.listen(topic, callback)
+
     # -- one round trip
 
     async def _say(self, verb: str, *args: Any, payloads: Payloads | tuple[bytes, ...] = ()) -> msgspec.Raw:
         now = self._clock.now_ms() if self._clock is not None else ""
+        places = int(monotonic() < self._places_until)
         try:
             packed = await self.store.run(SCRIPTS[verb], self._key, self.epoch, now, self._me, places, *args, *payloads)
-        places = int(monotonic() < self._places_until)
         except EngineUnavailableError:
             self._topics.stir_all()  # it may have been done, and its answer lost
             raise
@@ -130,11 +134,11 @@ class RedisEngine:
         rows = [row(item, payloads) for item in items]
         return await self._say(verb, pack(rows), *more, payloads=payloads)
 
-    async def _words(self, verb: str, items: Sequence[Any], row: Row) -> list[Answer]:
+    async def _words(self, verb: str, items: Sequence[Any], row: Row, most: int = BATCH) -> list[Answer]:
         """Many items go in several calls, so that no script holds the others up."""
         answers: list[Any] = []
-        for first in range(0, len(items), BATCH):
-            answers += words_of(await self._tell(verb, items[first : first + BATCH], row))
+        for first in range(0, len(items), most):
+            answers += words_of(await self._tell(verb, items[first : first + most], row))
         return answers
 
     # -- runs
@@ -144,12 +148,12 @@ class RedisEngine:
         batch: list[Load] = []
         for item in items:
             if item.restored or item.count > encode.PIECE:
-                answers += await self._words("load", batch, encode.load)
+                answers += await self._words("load", batch, encode.load, LOADS)
                 batch = []
                 answers.append(await self._load_large(item))
             else:
                 batch.append(item)
-        return answers + await self._words("load", batch, encode.load)
+        return answers + await self._words("load", batch, encode.load, LOADS)
 
     async def _load_large(self, item: Load) -> Answer:
         for piece in encode.pieces(item):
@@ -190,11 +194,11 @@ class RedisEngine:
         return await self._words("place", items, encode.decision)
 
     async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
-        entries = entries_of(await self._say("take", node, incarnation, after, limit))
-        if isinstance(entries, bool):
         if known := self._asides.take(node, incarnation, after, limit):
             return known
         self._asides.drop_inbox(node)
+        entries = entries_of(await self._say("take", node, incarnation, after, limit))
+        if isinstance(entries, bool):
             raise NotFoundError(f"node {node} (incarnation {incarnation}) is not registered")
         found = [InboxEntry(number, entry) for number, _, entry in entries]
         self._asides.keep_inbox(node, incarnation, after, limit, found)
@@ -230,6 +234,12 @@ class RedisEngine:
             raise NotFoundError(f"run {run} is not live")
         return found
 
+    async def lines(self, run: str, tasks: Sequence[int]) -> list[Line]:
+        found: list[Line] | bool = lines_of(await self._say("lines", run, pack(list(tasks))))
+        if isinstance(found, bool):
+            raise NotFoundError(f"run {run} is not live")
+        return found
+
     # -- time
 
     async def promote(self) -> Promoted:
@@ -244,6 +254,8 @@ class RedisEngine:
     # -- nodes
 
     async def register(self, items: Sequence[Register]) -> list[Answer]:
+        for item in items:
+            self._asides.drop_inbox(item.info.id)
         return await self._words("register", items, encode.register)
 
     async def beat(self, items: Sequence[Beat]) -> list[Answer]:
@@ -252,8 +264,6 @@ class RedisEngine:
     async def drain(self, nodes: Sequence[str], on: bool = True) -> list[Answer]:
         answers: list[Any] = words_of(await self._say("drain", pack(list(nodes)), int(on)))
         return answers
-        for item in items:
-            self._asides.drop_inbox(item.info.id)
 
     async def retire(self, nodes: Sequence[tuple[str, int]], *, lost: bool = False) -> list[Answer]:
         answers: list[Any] = words_of(await self._say("retire", pack(list(nodes)), int(lost)))
@@ -296,7 +306,7 @@ class RedisEngine:
 
     async def trim(self, mark: int, keep: int = 0) -> None:
         await self._say("trim", mark, keep)
+        self._asides.drop_events(mark)
 
     async def stir(self, topics: Sequence[str]) -> None:
         await self._say("stir", pack(list(topics)))
-        self._asides.drop_events(mark)

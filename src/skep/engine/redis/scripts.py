@@ -22,7 +22,20 @@ from skep.model.run import EXCLUSIVE, MAX_TASKS, Policy
 from skep.model.state import RunState, TaskState
 
 LUA: Final = files("skep.engine.redis") / "lua"
-MODULES: Final = ("state", "live", "nodes", "leases", "ready", "claims", "ends", "restore", "tasks", "commands", "look")
+MODULES: Final = (
+    "state",
+    "live",
+    "nodes",
+    "leases",
+    "ready",
+    "claims",
+    "ends",
+    "restore",
+    "opening",
+    "tasks",
+    "commands",
+    "look",
+)
 FIRST_ARGUMENT: Final = 5
 """What stands before in ARGV, counted from 1: epoch, time, who calls, whether it places."""
 SMALL_LOOK: Final = 64
@@ -62,11 +75,13 @@ CONSTANTS: Final[dict[str, int | str]] = {
     "CLOCK_STEP_MS": 5_000,
     "SMALL_RUN": 16,
     "LOOK_LIMIT": 1_000,
+    "HOLDERS": protocol.HOLDERS,
+    "HOLDERS_LOOK": 20_000,
     "FORGET_LIMIT": 300,
     "STATS_LOOK": 250,
+    "SMALL_LOOK": SMALL_LOOK,
 }
 
-    "SMALL_LOOK": SMALL_LOOK,
 
 class Script(NamedTuple):
     """One verb, ready to be sent."""

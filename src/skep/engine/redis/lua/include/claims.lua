@@ -270,3 +270,31 @@ function claims.give_again()
     if counters[c.key] then claims.wake(c) end
   end
 end
+
+-- Where somebody stands in a claim's line: units, cap, used, how many before, how many in all, when a rate has room for it if each
+-- of those before spends as much (0: it is no rate). Nothing for nowhere, and for who was called up.
+function claims.stands(key, number)
+  local c, known = counter(key), waiter(key, number)
+  if not c or not known or known[2] then return nil end
+  local before, due = redis.call("ZCOUNT", P .. "line:" .. key, "-inf", "(" .. number), 0
+  if c.alarm > 0 then due = math.max(math.ceil((c.empty + known[1] * (before + 1) - known[8]) / 1000), state.now) end
+  return known[1], known[8], used(c), before, c.waiters, due
+end
+
+-- The oldest leases with units of a claim, {lease, units} each, as far as it looks: a claim that nobody holds takes no longer.
+function claims.oldest(key)
+  local units, all, cursor, looked = {}, {}, "0", 0
+  repeat
+    local page = redis.call("HSCAN", P .. "holders", cursor, "COUNT", LOOK_LIMIT)
+    cursor, looked = page[1], looked + LOOK_LIMIT
+    for at = 1, #page[2], 2 do
+      local place, held = page[2][at], tonumber(page[2][at + 1])
+      local space = string.find(place, " ", 1, true)
+      if held > 0 and string.sub(place, space + 1) == key then units[tonumber(string.sub(place, 1, space - 1))] = held end
+    end
+  until cursor == "0" or looked >= HOLDERS_LOOK
+  for n, held in pairs(units) do all[#all + 1] = {n, held} end
+  table.sort(all, function(a, b) return a[1] < b[1] end)
+  for at = #all, HOLDERS + 1, -1 do all[at] = nil end
+  return all
+end
