@@ -52,16 +52,18 @@ class Learner:
     def told(self, events: Sequence[Event]) -> None:
         """A batch was recorded."""
         for event in events:
-            kind = event.kind
-            if kind == "parked" and event.first >= 0:
+            if event.first >= 0:
                 run = self._catalog.known(event.run)
                 if run is not None:
                     run.families.append((event.task, event.first, event.count))
-            elif self._routing.router is None or not event.attempt:
+        if self._routing.router is None:
+            return
+        for event in events:
+            if not event.attempt:
                 continue
-            elif kind in _BEGINS:
+            if event.kind in _BEGINS:
                 self._began(event)
-            elif (result := _ENDS.get(kind)) is not None:
+            elif (result := _ENDS.get(event.kind)) is not None:
                 attempt = Attempt(event.run, event.task, event.attempt)
                 self._routing.ended(attempt, _result(result, event.reason), event.ran_ms, event.at_ms)
 

@@ -28,7 +28,7 @@ from skep.model.node import ErrorInfo, LiveNode, Requirement
 from skep.model.run import MAX_TASKS, ReadyTask
 from skep.model.state import TaskState
 from skep.router.fit import least_loaded
-from skep.router.wanted import Choice, Wanted
+from skep.router.wanted import Wanted
 from skep.upkeep.catalog import Catalog, RunContext
 from skep.upkeep.outputs import Outputs, UnreadableError
 from skep.upkeep.routing import Attempt, Routing
@@ -46,8 +46,6 @@ BACKLOG = 500_000
 HELD_MS = 1_000
 """What is held back for a busy node is looked at again after so long, though nothing has happened."""
 EVERYWHERE = "*"
-PAUSED_WHY = "paused"
-NO_ROOM = Choice("", "full")
 BEHIND_OTHERS = frozenset({"held", "unhealthy"})
 """Reasons for which a task finds no place, although those behind it may."""
 
@@ -177,7 +175,7 @@ class PlaceLoop(Loop):
             decision = await self._decide(run, task, seen)
             if isinstance(decision, Start):
                 if paused:
-                    self._unplaced(ready.name, PAUSED_WHY)
+                    self._unplaced(ready.name, "paused")
                 else:
                     starts.append(Candidate(ready.name, seen, run, task, decision))
             elif decision is not None and not (paused and isinstance(decision, Park)):
@@ -186,28 +184,27 @@ class PlaceLoop(Loop):
 
     def _route(self, starts: list[Candidate], nodes: Sequence[LiveNode], now_ms: int) -> list[tuple[Candidate, str]]:
         """Those that start now, each with its node."""
-        if len(nodes) > 1:
-            wanted = [_wanted(candidate, now_ms) for candidate in starts]
-            choices = self._routing.choose(wanted, nodes, now_ms)
-        else:
-            choices = []
-            for name, group in groupby(starts, attrgetter("name")):
-                count = sum(1 for _ in group)
-                fit = least_loaded(requirement_of(name), count, nodes)
-                choices += [Choice(fit[0])] * len(fit) if fit else []
-                choices += [NO_ROOM] * (count - len(fit))
         granted: list[tuple[Candidate, str]] = []
-        for candidate, choice in zip(starts, choices, strict=True):
-            if choice.node:
-                granted.append((candidate, choice.node))
-            else:
-                self._unplaced(candidate.name, choice.why)
-                self._held += choice.why in BEHIND_OTHERS
+        if len(nodes) > 1 and starts:
+            wanted = [_wanted(candidate, now_ms) for candidate in starts]
+            for candidate, choice in zip(starts, self._routing.choose(wanted, nodes, now_ms), strict=True):
+                if choice.node:
+                    granted.append((candidate, choice.node))
+                else:
+                    self._unplaced(candidate.name, choice.why)
+                    self._held += choice.why in BEHIND_OTHERS
+            return granted
+        for name, group in groupby(starts, attrgetter("name")):
+            some = list(group)
+            fit = least_loaded(requirement_of(name), len(some), nodes)
+            granted += zip(some, fit, strict=False)
+            if len(fit) < len(some):
+                self._unplaced(name, "full", len(some) - len(fit))
         return granted
 
-    def _unplaced(self, name: str, why: str) -> None:
-        self.unplaced[name] = self.unplaced.get(name, 0) + 1
-        self.why.setdefault(name, Counter())[why] += 1
+    def _unplaced(self, name: str, why: str, count: int = 1) -> None:
+        self.unplaced[name] = self.unplaced.get(name, 0) + count
+        self.why.setdefault(name, Counter())[why] += count
 
     def _note(self, granted: Sequence[tuple[Candidate, str]], answers: Sequence[str], now_ms: int) -> None:
         """The router knows what began, and of what the engine refused nothing."""
@@ -258,7 +255,7 @@ class PlaceLoop(Loop):
         _, seen, run, task, start = candidate
         name = run.plan.names[seen.task] if seen.parent < 0 else f"{run.plan.names[seen.parent]}[{seen.child}]"
         place = run.id, seen.task, seen.version, seen.failing, node, name
-        left_ms = _left_ms(candidate, now_ms)
+        left_ms = _left_ms(candidate, now_ms) if task.deadline_ms else 0
         return EngineStart(*place, start.call, task.takes, start.claims, task.timeout_ms, left_ms, run.base)
 
     async def _after(self, items: Sequence[EngineDecision], answers: Sequence[str]) -> bool:
