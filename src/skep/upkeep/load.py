@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 CHUNK = 5_000
 """Tasks of one run in one call."""
+SMALL = 100
+"""Tasks of a run that is loaded together with others,"""
+TOGETHER = 50
+"""as many as this."""
 BATCH = 1_000
 """Runs in one pass, or in one question to the record about them."""
 SCAN = 10_000
@@ -144,9 +148,9 @@ class LoadLoop(Loop):
 
     async def _load(self, rows: Sequence[RunRow]) -> None:
         read_ms = self._engine.now_ms
-        opened: list[RunRow] = []
         begun = [row.id for row in rows if row.loaded or row.started_ms]
         restored = await self._record.restore(begun) if begun else {}
+        together: list[tuple[RunRow, Load]] = []
         for row in rows:
             if self.full and row.parent is None:
                 continue  # the next scan finds it again, in its turn; child runs load all the same, since others wait for them
@@ -157,20 +161,39 @@ class LoadLoop(Loop):
                 continue
             known = restored.get(row.id, NOTHING)
             run.families += [(map.parent, map.first, map.count) for map in known.expansions]
-            answer: Answer = OK
-            for load in _chunks(row, run, known, read_ms):
-                (answer,) = await self._engine.load([load])
-                if answer != OK:
-                    break
-            if answer == OK:
-                opened.append(row)
-            elif answer == FULL:
-                self.full = True
-        if opened:
-            await self._engine.open([row.id for row in opened])
-            self._loading.update(row.id for row in opened)
+            loads = _chunks(row, run, known, read_ms)
+            small = len(loads) == 1 and loads[0].count <= SMALL
+            if len(together) == TOGETHER or not small:
+                await self._load_together(together)
+                together = []
+            if small:
+                together.append((row, loads[0]))
+            else:
+                await self._load_alone(row, loads)
+        await self._load_together(together)
+
+    async def _load_together(self, small: Sequence[tuple[RunRow, Load]]) -> None:
+        """Runs of one chunk each."""
+        answers = await self._engine.load([load for _, load in small]) if small else ()
+        for (row, _), answer in zip(small, answers, strict=True):
+            self._loaded(row, answer)
+
+    async def _load_alone(self, row: RunRow, chunks: Sequence[Load]) -> None:
+        if self.full and row.parent is None:
+            return
+        for load in chunks:
+            (answer,) = await self._engine.load([load])
+            if answer != OK:
+                break
+        self._loaded(row, answer)
+
+    def _loaded(self, row: RunRow, answer: Answer) -> None:
+        if answer == FULL:
+            self.full = True
+        elif answer == OK:
+            self._loading.add(row.id)
             if not self._retired:
-                self.live.update(row.id for row in opened)
+                self.live.add(row.id)
 
     def _refuse(self, row: RunRow, error: SkepError) -> None:
         if row.id not in self._refused:
@@ -250,6 +273,7 @@ def _chunks(row: RunRow, run: RunContext, known: RestoredRun, read_ms: int) -> S
                 cancelling=row.reason if row.state == RunState.CANCELLING else "",
                 # Only a recorded `retry` makes a run queued again of which something is known.
                 ended=row.state == RunState.QUEUED and bool(known.tasks),
+                opens=first + count == size,
             )
         )
     return loads

@@ -26,11 +26,17 @@ class RunVerbs(Restores):
     """Load to retry."""
 
     def load(self, now_ms: int, items: Sequence[Load]) -> list[Answer]:
-        """Takes in chunks of runs; nothing of a run is ready before `open`."""
+        """Takes in chunks of runs; nothing of a run is ready before `open`, which the last chunk may bring along."""
         self.begin(now_ms)
-        return [self._load(item) for item in items]
+        answers = [self._load(item) for item in items]
+        self.flush()
+        return answers
 
     def _load(self, item: Load) -> Answer:
+        answer = self._load_chunk(item)
+        return self._open_run(item.run) if answer == OK and item.opens else answer
+
+    def _load_chunk(self, item: Load) -> Answer:
         run = self.runs.get(item.run)
         if run is not None and item.first < run.loaded:
             return OK

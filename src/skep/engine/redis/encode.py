@@ -109,7 +109,8 @@ def pieces(item: Load) -> Iterator[Load]:
         count = min(PIECE, item.first + item.count - first)
         known = item.restored[bisect_left(indexes, first) : bisect_left(indexes, first + count)]
         families = item.families if first == item.first else ()
-        yield msgspec.structs.replace(item, first=first, count=count, restored=known, families=families)
+        opens = item.opens and first + count == item.first + item.count
+        yield msgspec.structs.replace(item, first=first, count=count, restored=known, families=families, opens=opens)
 
 
 def load(item: Load, payloads: Payloads) -> Any:
@@ -142,6 +143,7 @@ def load(item: Load, payloads: Payloads) -> Any:
         edge_at,
         payloads.add(packed.roots) if first == 0 and packed.roots else 0,
         max([shape.size, *(start + count for _, start, count in item.families)]),
+        item.opens,
     )
 
 

@@ -39,6 +39,26 @@ class RunSuite(Suite):
         assert await drive.states() == "ready ready ready"
         assert (await drive.last("loaded")).count == 3
 
+    async def test_the_last_chunk_may_open_the_run(self, drive: Driver) -> None:
+        graph = shape(size=3)
+        assert await drive.tell("load", drive.chunk(graph, first=0, count=2)) == OK
+        assert await drive.queue() == []
+        last = drive.chunk(graph, first=2, count=1, opens=True)
+        assert await drive.tell("load", last) == OK
+        assert await drive.states() == "ready ready ready"
+        assert [event.kind for event in drive.history.events[-2:]] == ["loaded", "ready"]
+        assert await drive.tell("load", last) == OK
+        assert await drive.tell("open", "r") == OK
+        small = [drive.chunk(chain(2), run, opens=True) for run in ("a", "b")]
+        assert await drive.engine.load([*small, drive.chunk(chain(1), "x", first=1, opens=True)]) == [OK, OK, NOT_FOUND]
+        assert await drive.engine.load(small) == [OK, OK]
+        assert await drive.queue() == [("a", 0), ("b", 0), ("r", 0), ("r", 1), ("r", 2)]
+
+    async def test_what_is_loaded_but_not_opened_is_opened_by_a_repeat(self, drive: Driver) -> None:
+        assert await drive.tell("load", drive.chunk(chain(1))) == OK
+        assert await drive.tell("load", drive.chunk(chain(1), opens=True)) == OK
+        assert await drive.states() == "ready"
+
     async def test_load_answers(self, drive: Driver) -> None:
         """A run's whole size counts against the bound from its first chunk on, so that two halves cannot block each other."""
         old = drive.clock.now_ms() - LOAD_VALID_MS

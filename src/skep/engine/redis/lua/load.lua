@@ -1,12 +1,12 @@
--- Takes in chunks of runs; nothing of a run is ready before `open`.
--- keys: epoch engine run spec tasks edges roots rest due deadlines
+-- Takes in chunks of runs; nothing of a run is ready before `open`, which the last chunk may bring along.
+-- keys: epoch engine events run spec tasks edges roots rest due deadlines limits sweeping queues ready delays nodes infos
 -- args: items packed
 -- item: run namespace classes accepted_ms timeout_ms size timed command paused cancelling ended first count read_ms child
---       families restored spec edges edge_at roots total; the last but one and `spec`, `edges` are numbers of payloads
+--       families restored spec edges edge_at roots total opens; `spec`, `edges`, `roots` are numbers of payloads
 -- answers: ok expired not_found full wrong_state
--- events: none
+-- events: as open
 -- lease: none
--- include: restore
+-- include: opening
 
 local function load(item)
   local run, first = live.run(item[1]), item[12]
@@ -38,5 +38,9 @@ local function load(item)
 end
 
 local answers = {}
-for at, item in ipairs(args.items) do answers[at] = load(item) end
+for at, item in ipairs(args.items) do
+  answers[at] = load(item)
+  if item[23] and answers[at] == OK then answers[at] = opening.run(item[1]) end
+end
+state.flush()
 return state.finish(answers)
