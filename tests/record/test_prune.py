@@ -14,7 +14,7 @@ from skep.model.run import Token
 from skep.model.state import RunState
 from skep.model.wait import Wait
 from skep.record import prune, schema
-from skep.record.protocol import Fence, NewRun, RunFilter, Signal
+from skep.record.protocol import DecisionRow, Fence, NewRun, RunFilter, Signal
 from skep.record.sql import SqlRecord
 
 EPOCH = 1_750_000_000
@@ -35,6 +35,7 @@ async def fill(record: SqlRecord, story: Any, tasks: int = 25) -> None:
     story.tell("ended", state=int(RunState.SUCCEEDED))
     await record.transcribe("e1", EPOCH, *story.take())
     await record.append_logs([LogChunk("r1", task, 1, "out", 0, NOW, b"x") for task in range(tasks)])
+    await record.keep_decisions([DecisionRow("r1", task, task, b"d") for task in range(tasks)])
     await record.save_checkpoint(Fence("r1", 0, Token(EPOCH, 1)), b"c", NOW)
     await record.command("r1", "cancel", b"", NOW)
     await record.put_artifact("r1", b"data", NOW)

@@ -48,7 +48,7 @@ def _to_3(tx: Transaction) -> None:
 
 
 def _to_4(tx: Transaction) -> None:
-    """Runs may be unique."""
+    """Runs may be unique, and decisions of placement are kept."""
     for statement in PLACEMENT:
         tx.tell(statement.format_map(tx.dialect.words))
 

@@ -45,6 +45,8 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int = 0
     idempotency_key: str | None = None
     """Unique in the namespace; the same key with the same body returns the first run, with another body is refused."""
+    unique: str | None = None
+    """While a run of the namespace with this key goes on, it is returned, whatever this one is; one of another engine: refused."""
     accepted_ms: int
     due_ms: int = 0
     """Not loaded before this time; 0: at once."""
@@ -247,6 +249,17 @@ class PastAttempt(NamedTuple):
     """`succeeded`, `failed`, `cancelled`, `snoozed`, `lost` or `running`."""
     since_ms: int
     ran_ms: int
+
+
+class DecisionRow(msgspec.Struct, frozen=True):
+    """How tasks of a run came to their nodes, in one batch."""
+
+    run: str
+    first: int
+    last: int
+    """Tasks that it tells of lie between these two."""
+    data: bytes
+    """An encoded list of `Decided`."""
 
 
 class TaskRow(msgspec.Struct, kw_only=True):
@@ -522,6 +535,14 @@ class Record(Protocol):
 
     async def errors(self, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
         """The encoded ErrorInfo of each failed task; the others are left out."""
+        ...
+
+    async def keep_decisions(self, rows: Sequence[DecisionRow]) -> None:
+        """Stores how tasks came to their nodes; it goes with their runs."""
+        ...
+
+    async def decisions(self, run: str, task: int, limit: int) -> list[DecisionRow]:
+        """Those batches that may tell of a task, the latest first."""
         ...
 
     async def last_event(self, run: str) -> Token:

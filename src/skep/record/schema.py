@@ -89,6 +89,10 @@ PLACEMENT: Final = (
     # While a run with a unique key goes on, no other with that key is accepted in its namespace.
     "ALTER TABLE runs ADD COLUMN unique_key {text}",
     f"CREATE UNIQUE INDEX runs_unique ON runs (namespace, unique_key) WHERE unique_key IS NOT NULL AND {UNFINISHED}",
+    # How tasks of a run came to their nodes: one row per run and batch, of tasks `first` to `last`.
+    "CREATE TABLE decisions (id {serial}, run_id {text} NOT NULL, first {int} NOT NULL, last {int} NOT NULL,"
+    " data {bytes} NOT NULL) {end}",
+    "CREATE INDEX decisions_run ON decisions (run_id, id)",
 )
 """What came with version 4. A new record grows by it too, so that columns stand where they do in an older one."""
 
@@ -137,6 +141,7 @@ KEYS: Final = {
     "attempts": "idx, attempt",
     "events": "epoch, first",
     "logs": "id",
+    "decisions": "id",
     "expansions": "parent",
     "commands": "number",
     "waits": "idx",

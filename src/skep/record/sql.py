@@ -14,6 +14,7 @@ from skep.record import (
     artifacts,
     backup,
     chunks,
+    decisions,
     definitions,
     history,
     kept,
@@ -33,6 +34,7 @@ from skep.record.doors import Doors
 from skep.record.protocol import (
     Accepted,
     Command,
+    DecisionRow,
     Definition,
     EngineRow,
     Expansion,
@@ -255,6 +257,12 @@ class SqlRecord(Doors):
 
     async def errors(self, run: str, tasks: Sequence[int]) -> dict[int, bytes]:
         return await self._read(read.errors, run, tasks)
+
+    async def keep_decisions(self, rows: Sequence[DecisionRow]) -> None:
+        await self._write(decisions.keep, rows)
+
+    async def decisions(self, run: str, task: int, limit: int) -> list[DecisionRow]:
+        return await self._read(decisions.of_task, run, task, limit)
 
     async def last_event(self, run: str) -> Token:
         return await self._read(read.last_event, run)
