@@ -18,6 +18,8 @@ class Prediction(NamedTuple):
     """Standard deviation of the logarithm of the time, of which 0.1 is about 10 %: noise and ignorance together."""
     success: Floats | None = None
     """Share of attempts that succeed there, above 0; None: nothing is known to have failed."""
+    hope: Floats | None = None
+    """Factor, at most 1, by which each node may be faster for all that is known of it: nodes that are hardly known are tried."""
 
     def quantile(self, z: float) -> Floats:
         """The time that is not exceeded with the probability of `z` standard deviations: 0 the median, 1.28 nine times of ten."""
@@ -41,7 +43,7 @@ def usable(prediction: Prediction | None, fleet: Fleet) -> Prediction | None:
     """The prediction, as far as it makes sense: what does not counts as unknown there, which is: as on the other nodes, perhaps."""
     if prediction is None or len(prediction.median_s) != len(fleet):
         return None
-    median_s, spread, success = prediction
+    median_s, spread, success, hope = prediction
     if not (median_s.min(initial=1.0) > 0 and median_s.max(initial=1.0) < np.inf):
         good = np.isfinite(median_s) & (median_s > 0)
         if not good.any():
@@ -52,4 +54,6 @@ def usable(prediction: Prediction | None, fleet: Fleet) -> Prediction | None:
         spread = np.where(np.isfinite(spread) & (spread >= 0), spread, 1.0)
     if success is not None and not (success.min(initial=1.0) > 0 and success.max(initial=0.0) <= 1):
         success = np.where(np.isfinite(success), np.clip(success, 0.01, 1.0), 1.0)
-    return Prediction(median_s, spread, success)
+    if hope is not None and not (hope.min(initial=1.0) > 0 and hope.max(initial=1.0) <= 1):
+        hope = None
+    return Prediction(median_s, spread, success, hope)

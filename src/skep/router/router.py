@@ -145,7 +145,7 @@ class Router:
             room=np.where(usable_now, fleet.fits(takes), 0),
             load=load,
             growth=growth,
-            run_s=known.median_s if known else None,
+            run_s=None if known is None else known.median_s if known.hope is None else known.median_s * known.hope,
             spread=known.spread if known else None,
             success=known.success if known else None,
             transfer_s=self._transfer_s(wanted),
