@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from skep.hub.life import Life
 from skep.model.event import Event
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class Feed:
         self._listeners: list[Listener] = []
         self._ends: dict[str, list[asyncio.Future[Event]]] = {}
         self._watched: dict[str, list[asyncio.Event]] = {}
+        self._lives: dict[str, Life] = {}
         self._failure: Exception | None = None
 
     def publish(self, events: Sequence[Event]) -> None:
@@ -30,6 +32,11 @@ class Feed:
                 listener(events)
             except Exception:  # who watches must not hold up who waits
                 log.exception("a listener failed")
+        if self._lives:
+            for event in events:
+                life = self._lives.get(event.run)
+                if life is not None and not life.told(event):
+                    self.leave(event.run)
         if self._ends:
             for event in events:
                 if event.kind == "ended":
@@ -38,6 +45,14 @@ class Feed:
                             future.set_result(event)
         if self._watched:
             self.stir(event.run for event in events)
+
+    def follow(self, run: str, life: Life) -> None:
+        """Tells it the events of the run from now on, until `leave`."""
+        self._lives[run] = life
+
+    def leave(self, run: str) -> None:
+        """Harmless when it is not followed."""
+        self._lives.pop(run, None)
 
     def awaited(self) -> list[str]:
         """Runs for whose end somebody waits."""

@@ -12,6 +12,7 @@ from skep.clock import Clock
 from skep.errors import RefusedError, SkepError, SpecError, WrongStateError
 from skep.flow.plan import Plan, check_inputs, compile_plan
 from skep.hub.feed import Feed
+from skep.hub.life import Life
 from skep.hub.streams import Streams
 from skep.hub.views import Names, summary_of
 from skep.ids import new_id
@@ -94,9 +95,11 @@ class Runs(Streams):
         parent: RunRow | None = None,
         parent_task: int = -1,
         idempotency_key: str | None = None,
+        life: Life | None = None,
     ) -> str:
         """Accepts one run: returns its id once the record has committed it. `due_ms`: it does not start before. A child run
-        takes namespace, priority, labels and `base` of its parent where it has none of its own. Raises SpecError, RefusedError.
+        takes namespace, priority, labels and `base` of its parent where it has none of its own. `life`: follows the run
+        from its beginning, for `end`. Raises SpecError, RefusedError.
         """
         plan = await self.planned(spec)
         run = self._new(plan, self._encode_inputs(spec, inputs or {}), run_id, priority, labels, timeout_ms, idempotency_key)
@@ -111,7 +114,7 @@ class Runs(Streams):
                 parent=(parent.id, parent_task),
                 depth=parent.depth + 1,
             )
-        (accepted,) = await self._accept([run])
+        (accepted,) = await self._accept([run], life)
         return accepted
 
     async def submit_many(
@@ -160,7 +163,7 @@ class Runs(Streams):
             accepted_ms=now_ms,
         )
 
-    async def _accept(self, new: Sequence[NewRun]) -> list[str]:
+    async def _accept(self, new: Sequence[NewRun], life: Life | None = None) -> list[str]:
         """Those that the record had already, since they were sent again, are in the engine or have ended."""
         answers = await self._record.accept(new)
         accepted: list[Accepted] = []
@@ -168,7 +171,11 @@ class Runs(Streams):
             if isinstance(answer, Exception):
                 raise answer
             accepted.append(answer)
-        self._load.offer([_row(run) for run, known in zip(new, accepted, strict=True) if known.new])
+        rows = [_row(run) for run, known in zip(new, accepted, strict=True) if known.new]
+        if life is not None and rows:
+            life.begin(rows[0])
+            self._feed.follow(rows[0].id, life)
+        self._load.offer(rows)
         return [known.id for known in accepted]
 
     def _encode_inputs(self, spec: WorkflowSpec, given: Mapping[str, Any]) -> bytes:
@@ -196,6 +203,18 @@ class Runs(Streams):
                 return RunState((await end).state)
         finally:
             end.cancel()
+
+    async def end(self, run: str, timeout_s: float, life: Life | None = None) -> RunSummary:
+        """The run at its end, or as it is after so long. Raises NotFoundError. `life`: what `submit` was given."""
+        try:
+            await self.wait(run, timeout_s)
+        except TimeoutError:
+            return await self.summary(run)
+        finally:
+            if life is not None:
+                self._feed.leave(run)
+        row = life.ended() if life is not None else None
+        return await (self.summary(run) if row is None else self._views.summary_of(row))
 
     async def output(self, run: str) -> Any:
         """What the ended run gave back. Raises RunFailedError when it did not succeed."""

@@ -41,7 +41,10 @@ class Views:
 
     async def summary(self, run: str) -> RunSummary:
         """The run with the counts of its tasks. Raises NotFoundError."""
-        row = await self._record.run(run, counts=True)
+        return await self.summary_of(await self._record.run(run, counts=True))
+
+    async def summary_of(self, row: RunRow) -> RunSummary:
+        """The same of a row with counts."""
         summary = summary_of(row)
         plan = await self._catalog.plan(row.digest)
         summary.tasks = max(row.task_count, len(plan.names))
@@ -214,6 +217,7 @@ def summary_of(row: RunRow) -> RunSummary:
         parent=row.parent[0] if row.parent else None,
         schedule=row.schedule or None,
         definition=row.digest,
+        cost=row.cost,
     )
 
 
@@ -267,6 +271,7 @@ def _whole(
         accepted_ms=row.accepted_ms,
         started_ms=row.started_ms,
         finished_ms=row.finished_ms,
+        cost=row.cost,
     )
     for at, name in names_of(plan, expansions):
         task = tasks.get(at)

@@ -193,6 +193,9 @@ class Stage:
         if expected is not None:
             self.rejoin = Rejoin(self.engine, self.load, self.place, work.report, expected)
             work.presenter = self.rejoin
+        self.woken = asyncio.Event()
+        """Set when something came to be offered to nodes."""
+        self.engine.listen("ready", self.woken.set)
         self.nodes: list[ScriptedNode] = []
         self.told: list[Event] = []
         """What the feed was told."""
@@ -254,7 +257,7 @@ class Stage:
     async def submit(self, tasks: Mapping[str, Any], values: Mapping[str, Any] | None = None, **given: Any) -> str:
         """Accepts a run of a workflow of these tasks, each a millisecond later than the one before. `values`: its inputs."""
         self.clock.advance(1)
-        options = {key: given.pop(key) for key in ("run_id", "idempotency_key") if key in given}
+        options = {key: given.pop(key) for key in ("run_id", "idempotency_key", "life") if key in given}
         return await self.hub.runs.submit(workflow(tasks, **given), values, **options)
 
     async def pass_(self, *loops: Loop) -> None:
@@ -269,9 +272,10 @@ class Stage:
         moved = True
         while moved:
             before = self.engine.core.n, self.transcribe.mark
+            self.woken.clear()
             await self.pass_(*self.loops)
             acted = [await node.turn() for node in self.nodes]
-            moved = any(acted) or before != (self.engine.core.n, self.transcribe.mark)
+            moved = any(acted) or self.woken.is_set() or before != (self.engine.core.n, self.transcribe.mark)
 
     async def run(self, tasks: Mapping[str, Any], values: Mapping[str, Any] | None = None, **given: Any) -> RunView:
         """Submits, lets everything happen, and looks."""

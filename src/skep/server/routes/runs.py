@@ -14,6 +14,7 @@ from skep.client import API, WAIT_S, Told
 from skep.errors import NotFoundError, SpecError
 from skep.hub.filters import parse_filter
 from skep.hub.hub import Hub
+from skep.hub.life import Life
 from skep.hub.runs import VERBS
 from skep.model.run import Token
 from skep.model.spec import WorkflowSpec, digest
@@ -60,6 +61,7 @@ async def submit(request: Request) -> Response:
     spec = await _spec(hub, given, size_of(request))
     now_ms = hub.clock.now_ms()
     due_ms = given.at_ms or (now_ms + given.in_ms if given.in_ms else 0)
+    life = Life() if wait_s else None
     run = await hub.runs.submit(
         spec,
         given.inputs,
@@ -71,9 +73,10 @@ async def submit(request: Request) -> Response:
         due_ms=due_ms,
         base=given.base,
         idempotency_key=given.idempotency_key or request.headers.get("idempotency-key"),
+        life=life,
     )
     if wait_s:
-        return answer(await _waited(hub, run, wait_s), 201)
+        return answer(await hub.runs.end(run, wait_s, life), 201)
     return answer(await hub.runs.summary(run) if query.flag("summary") else _accepted(run, spec, given, now_ms, due_ms), 202)
 
 
@@ -115,14 +118,6 @@ def _accepted(run: str, spec: WorkflowSpec, given: Submission, now_ms: int, due_
     )
 
 
-async def _waited(hub: Hub, run: str, wait_s: float) -> RunSummary:
-    try:
-        await hub.runs.wait(run, wait_s)
-    except TimeoutError:
-        pass
-    return await hub.runs.summary(run)
-
-
 async def list_runs(request: Request) -> Response:
     query = Query(request)
     limit = query.number("limit", 50, 10_000)
@@ -152,7 +147,7 @@ async def _run(request: Request) -> tuple[Hub, str]:
 async def get(request: Request) -> Response:
     wait_s = Query(request).seconds("wait", WAIT_S)
     hub, run = await _run(request)
-    return answer(await _waited(hub, run, wait_s) if wait_s else await hub.runs.summary(run))
+    return answer(await hub.runs.end(run, wait_s) if wait_s else await hub.runs.summary(run))
 
 
 async def view(request: Request) -> Response:
