@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "event": Entry(RUN, "event", "Send an event to tasks that wait for it."),
     "import": Entry(RUN, "importing", "Turn a recorded workflow of another system into one of Skep."),
     "schema": Entry(RUN, "schema", "Print the JSON Schema of workflow files, for editors."),
+    "simulate": Entry(RUN, "simulate", "Try placement policies on a fleet that you describe, in simulated time."),
     "demo": Entry(RUN, "demo", "Watch two real workflows run across three local nodes."),
     "runs": Entry(LOOK, "runs", "List runs, the newest first."),
     "show": Entry(LOOK, "show", "Show a run, what is wrong with it, and its tasks."),

@@ -108,8 +108,8 @@ class Simulation:
         keep: bool = False,
         tell: Callable[[int], None] | None = None,
     ) -> None:
-        """`pass_ms`: what happens within so long is dealt with together, so that many nodes need fewer looks. `keep` all attempts, for a picture. `tell` is
-        called with the number of attempts so far, now and then."""
+        """`pass_ms`: what happens within so long is dealt with together, so that many nodes need fewer looks. `keep` all
+        attempts, for a picture. `tell` is called with the number of attempts so far, now and then."""
         self._nodes = {node.info.id: _Node(node) for node in nodes}
         self._order = list(nodes)
         self._bounds = Bounds(nodes)
@@ -187,8 +187,7 @@ class Simulation:
         """Hands over what waits, as far as there is room for it."""
         while self._waiting:
             load, run = self._waiting[0]
-            at = {"read_ms": self.now_ms, "accepted_ms": self.now_ms}
-            fresh = Load(run=run, namespace=load.namespace, shape=load.shape, first=0, count=load.count, **at)
+            fresh = msgspec.structs.replace(load, read_ms=self.now_ms, accepted_ms=self.now_ms)
             (answer,) = self._core.load(self.now_ms, [fresh])
             if answer == FULL:
                 return

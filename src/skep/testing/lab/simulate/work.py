@@ -43,6 +43,8 @@ class Work:
     """Map to how many children it has."""
     assumed: Sequence[str] = ()
     """What is assumed of it, for people."""
+    steps_ms: Durations | None = None
+    """True duration of each step at speed 1, where that is known; else it follows from `ms`."""
 
     @cached_property
     def first(self) -> dict[int, int]:
@@ -66,6 +68,8 @@ class Work:
     @cached_property
     def step_ms(self) -> Durations:
         """True duration of each step at speed 1; a map itself takes no time."""
+        if self.steps_ms is not None:
+            return self.steps_ms
         durations: Durations = self.ms[self.bases]
         durations[list(self.children)] = 0
         return durations
