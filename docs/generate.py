@@ -514,6 +514,8 @@ REFERENCE: Mapping[str, Callable[[], str]] = {
     "wait_for keys": lambda: keys_of(calls.TABLES["wait_for"]),
     "retry keys": lambda: keys_of(keys.RETRY),
     "lock keys": lambda: keys_of(keys.LOCK),
+    "concurrency keys": lambda: keys_of(keys.CONCURRENCY),
+    "rate keys": lambda: keys_of(keys.RATE),
     "resource keys": lambda: keys_of(keys.RESOURCES),
     "placement keys": lambda: keys_of(keys.PLACEMENT),
     "handler keys": lambda: keys_of(keys.HANDLER),

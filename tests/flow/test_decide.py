@@ -12,7 +12,7 @@ from skep.flow.evaluation import ExpressionError
 from skep.flow.plan import Plan, compile_plan
 from skep.model.authoring import build_workflow
 from skep.model.node import Call
-from skep.model.run import EXCLUSIVE, Claim, ReadyTask
+from skep.model.run import EXCLUSIVE, Claim, Rate, ReadyTask, claim_words
 from skep.model.spec import WorkflowSpec
 from skep.model.state import TaskState
 from skep.model.wait import Wait
@@ -154,10 +154,52 @@ def test_locks_are_claimed_in_one_order_and_once() -> None:
     )
 
 
+def test_concurrency_keys_and_rates_are_claimed_with_locks_and_rates_come_last() -> None:
+    task = RUN | {
+        "rate": [{"key": "api", "per_minute": 7, "burst": 3}, {"key": "api", "per_hour": 60}],
+        "locks": ["z"],
+        "concurrency": [{"key": "c:${{ inputs.x }}", "limit": 4}, {"key": "one"}],
+    }
+    decision = decided(task, x=5)
+    assert isinstance(decision, Start)
+    assert decision.claims == (
+        Claim("key:team:c:5", 1, 4),
+        Claim("key:team:one", 1, 1),
+        Claim("lock:team:z", EXCLUSIVE, EXCLUSIVE),
+        Rate("rate:team:hour:api", 60_000_000, 60_000_000),
+        Rate("rate:team:minute:api", 8_571_429, 3 * 8_571_429),
+    )
+    assert [claim_words(claim.key) for claim in decision.claims[1:4]] == [
+        "concurrency key 'one'",
+        "lock 'z'",
+        "rate of 'api' per hour",
+    ]
+
+
+def test_of_what_is_named_twice_the_stricter_counts() -> None:
+    """Keys that differ as written may come to the same."""
+    task = RUN | {
+        "concurrency": [{"key": "a", "limit": 4}, {"key": "${{ inputs.x }}", "limit": 2}],
+        "rate": [{"key": "a", "per_second": 10, "burst": 5}, {"key": "${{ inputs.x }}", "per_second": 2}],
+    }
+    decision = decided(task, x="a")
+    assert isinstance(decision, Start)
+    assert decision.claims == (Claim("key:team:a", 1, 2), Rate("rate:team:second:a", 500_000, 500_000))
+
+
+def test_map_children_have_keys_of_their_own() -> None:
+    made = plan({"a": {"run": "true", "map": ["x", "y"], "concurrency": {"key": "${{ item }}"}}})
+    decision = decide(facts(made), child(1), ["x", "y"])
+    assert isinstance(decision, Start)
+    assert decision.claims == (Claim("key:team:y", 1, 1),)
+
+
 @pytest.mark.parametrize(
     "task",
     [
         {"run": "echo ${{ inputs.x.y }}"},
+        RUN | {"concurrency": {"key": "${{ inputs.x.y }}"}},
+        RUN | {"rate": {"key": "${{ inputs.x.y }}", "per_hour": 1}},
         RUN | {"when": "inputs.x > 1"},
         RUN | {"map": "inputs.x.y"},
         RUN | {"locks": ["${{ 1 / 0 }}"]},

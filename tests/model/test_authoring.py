@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from skep.errors import Problem, SpecError
 from skep.model import keys
 from skep.model.authoring import MAX_PROBLEMS, build_task, build_workflow, spec_to_data, task_to_data
-from skep.model.spec import LockSpec, PlacementSpec, Resources, RetryPolicy, TaskSpec, WorkflowSpec
+from skep.model.spec import (
+    ConcurrencySpec,
+    LockSpec,
+    PlacementSpec,
+    RateSpec,
+    Resources,
+    RetryPolicy,
+    TaskSpec,
+    WorkflowSpec,
+)
 
 
 def problems(data: Any) -> list[tuple[str, str]]:
@@ -126,6 +135,15 @@ TASK_CASES: list[tuple[str, Any, str, Any]] = [
     ("placement", {"cost_sensitive": False}, "placement", None),
     ("locks", "a", "locks", (LockSpec("a"),)),
     ("locks", ["a", {"name": "b", "shared": True}], "locks", (LockSpec("a"), LockSpec("b", shared=True))),
+    ("concurrency", {"key": "a"}, "concurrency", (ConcurrencySpec("a"),)),
+    ("concurrency", [{"key": "a", "limit": 3}, {"key": "b"}], "concurrency", (ConcurrencySpec("a", 3), ConcurrencySpec("b"))),
+    ("rate", {"key": "a", "per_minute": 90, "burst": 5}, "rates", (RateSpec("a", per_minute=90, burst=5),)),
+    (
+        "rate",
+        [{"key": "a", "per_second": 1}, {"key": "a", "per_hour": 9}],
+        "rates",
+        (RateSpec("a", 1), RateSpec("a", per_hour=9)),
+    ),
     ("labels", {"a": "b"}, "labels", {"a": "b"}),
     ("estimated_duration", 300, "estimated_ms", 300_000),
     ("on_failure", "continue", "on_failure", "continue"),
@@ -421,6 +439,28 @@ BAD_TASKS: list[tuple[Mapping[str, Any], str, str]] = [
     ({"run": "x", "resources": {"gpu": 1}}, ".resources.gpu", "`resources` has no such key"),
     ({"run": "x", "resources": {"memory": 1.5}}, ".resources.memory", "is not a size"),
     ({"run": "x", "locks": [{"shared": True}]}, ".locks[0]", "expected the key `name`"),
+    ({"run": "x", "concurrency": {"limit": 2}}, ".concurrency", "expected the key `key`"),
+    ({"run": "x", "concurrency": "a"}, ".concurrency", "found 'a', expected a mapping with key, limit"),
+    (
+        {"run": "x", "concurrency": {"key": "a", "limit": 0}},
+        ".concurrency.limit",
+        "found the number 0, expected a whole number from 1",
+    ),
+    ({"run": "x", "concurrency": {"key": "a", "limit": 1.5}}, ".concurrency.limit", "expected a whole number"),
+    ({"run": "x", "concurrency": {"key": "", "limit": 1}}, ".concurrency.key", "expected a text"),
+    ({"run": "x", "concurrency": [{"key": "a", "max": 1}]}, ".concurrency[0].max", "`concurrency` has no such key"),
+    ({"approval": "?", "concurrency": {"key": "a"}}, ".concurrency", "it waits and holds nothing"),
+    ({"run": "x", "rate": {"key": "a"}}, ".rate", "expected exactly one of per_second, per_minute and per_hour"),
+    ({"run": "x", "rate": {"key": "a", "per_second": 1, "per_hour": 1}}, ".rate", "expected exactly one of"),
+    (
+        {"run": "x", "rate": {"key": "a", "per_minute": -1}},
+        ".rate.per_minute",
+        "found the number -1, expected a whole",
+    ),
+    ({"run": "x", "rate": {"key": "a", "per_minute": float("nan")}}, ".rate.per_minute", "expected a whole number"),
+    ({"run": "x", "rate": {"key": "a", "per_minute": 1, "burst": 0}}, ".rate.burst", "found the number 0"),
+    ({"run": "x", "rate": [{"key": "a", "per_day": 1}]}, ".rate[0].per_day", "`rate` has no such key"),
+    ({"wait_for": "e", "rate": {"key": "a", "per_hour": 1}}, ".rate", "is not for a task with `wait_for`"),
     ({"run": "x", "locks": [{"name": "a", "shared": "yes"}]}, ".locks[0].shared", "expected true or false"),
     ({"run": "x", "labels": ["a"]}, ".labels", "found a list, expected a mapping"),
     ({"run": "x", "on_failure": "cancle"}, ".on_failure", "did you mean 'cancel'?"),
@@ -554,6 +594,12 @@ JSON = st.recursive(
     max_leaves=5,
 )
 LABELS = st.dictionaries(TEXTS, TEXTS | st.integers(-999, 999), max_size=3)
+RATES = st.one_of(
+    *(
+        st.fixed_dictionaries({"key": TEXTS, unit: st.integers(1, 1_000_000)}, optional={"burst": st.integers(1, 9)})
+        for unit in ("per_second", "per_minute", "per_hour")
+    )
+)
 COMMON = {
     "needs": st.lists(NAMES, max_size=3),
     "map": TEXTS | st.lists(JSON, max_size=2),
@@ -574,13 +620,15 @@ COMMON = {
     "type": NAMES,
     "requires": st.lists(NAMES, max_size=3),
     "resources": st.fixed_dictionaries({}, optional={"cpu": CORES, "memory": SIZES, "vram": SIZES}),
+    "concurrency": st.lists(st.fixed_dictionaries({"key": TEXTS, "limit": st.integers(1, 9)}), max_size=3),
+    "rate": st.lists(RATES, max_size=3),
     "locks": st.lists(TEXTS | st.fixed_dictionaries({"name": TEXTS, "shared": st.booleans()}), max_size=3),
     "labels": LABELS,
     "estimated_duration": DURATIONS,
     "on_failure": st.sampled_from(["fail", "cancel", "continue"]) | st.fixed_dictionaries({"run": NAMES}),
     "writes": st.lists(TEXTS, max_size=2),
 }
-PARKED = {key: kind for key, kind in COMMON.items() if key not in ("requires", "resources", "locks")}
+PARKED = {key: kind for key, kind in COMMON.items() if key not in ("requires", "resources", "locks", "concurrency", "rate")}
 ASKED = {key: kind for key, kind in PARKED.items() if key != "timeout"}
 URLS = st.just("https://x.org/") | TEXTS.map(lambda text: f"${{{{ inputs.x }}}}{text}")
 MAPPINGS = st.dictionaries(TEXTS, JSON, max_size=2)

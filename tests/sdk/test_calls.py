@@ -15,7 +15,7 @@ from skep.sdk.task import AskOptions, HttpOptions, ParkedOptions
 from skep.sdk.yaml import dump, load_text
 
 EVERY = {field.key for field in keys.TASK.fields} - {*keys.EXECUTORS, "with", "env", "cwd", "isolation"}
-HOLDING = {"requires", "resources", "locks"}
+HOLDING = {"requires", "resources", "placement", "locks", "concurrency", "rate"}
 
 
 @workflow

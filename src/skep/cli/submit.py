@@ -46,6 +46,9 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", metavar="TEXT", help="The same key again gives the same run.")
     ] = None,
+    unique: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="While a run with this key goes on, give that run and start nothing.")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", "-w", help="Watch it, print its output, and exit as `skep run` does.")
     ] = False,
@@ -66,6 +69,7 @@ def submit(
     - `skep submit nightly@3 --at 02:30`
     - `skep submit reports.py:daily --in 10m --priority high`
     - `id=$(skep submit flow.yaml --idempotency-key "$CI_JOB_ID")`
+    - `skep submit nightly --unique nightly`
     """
     if at and in_:
         raise typer.BadParameter("give --at or --in", param_hint="--at")
@@ -77,10 +81,13 @@ def submit(
         "in_ms": parse_span(in_, "--in"),
         "namespace": namespace,
         "idempotency_key": idempotency_key,
+        "unique": unique,
     }
     with remote.server(data, json) as client:
         given = parse_inputs(input or (), inputs)
         run = accept(client, workflow, given, options)
+        if run.known:
+            remote.note(f"nothing was started: run {run.id} has this key, and is {run.state}")
         if not wait:
             remote.document(run) if json else typer.echo(run.id)
             return

@@ -70,9 +70,11 @@ class Client(Wire):
         timeout: str | float = 0,
         delay: str | float = 0,
         idempotency_key: str | None = None,
+        unique: str | None = None,
         **inputs: Any,
     ) -> Handle:
         """Hands a workflow to the server: a `@workflow`, a spec, or a stored one, `name` or `name@version`; with its `inputs`.
+        While a run with the key `unique` goes on, that one is given and nothing is started.
 
         Returns when it is accepted. Raises SpecError, RefusedError, NotFoundError, UnreachableError.
         """
@@ -85,6 +87,7 @@ class Client(Wire):
             timeout_ms=parse_duration_ms(timeout),
             in_ms=parse_duration_ms(delay),
             idempotency_key=idempotency_key,
+            unique=unique,
         )
         return Handle(self, accepted.id)
 

@@ -61,12 +61,14 @@ class Runs:
         in_ms: int = 0,
         namespace: str | None = None,
         idempotency_key: str | None = None,
+        unique: str | None = None,
         base: str | None = None,
         wait_s: float | None = None,
     ) -> RunSummary:
         """Accepts a run: of a workflow, or of a stored definition by `name` or `name@version`. `base`: where relative paths of
         its tasks start, on nodes of this machine; a server elsewhere is told of none. `wait_s`: answers at its end, or as it
-        is after so long."""
+        is after so long. `known` in the answer: that run was there under the same `idempotency_key`, or goes on with the same
+        `unique` key, and nothing was started."""
         body = {
             "id": run_id or new_id(time.time_ns() // 1_000_000),
             "definition": workflow if isinstance(workflow, str) else None,
@@ -79,6 +81,7 @@ class Runs:
             "in_ms": in_ms,
             "namespace": namespace,
             "idempotency_key": idempotency_key,
+            **({"unique": unique} if unique is not None else {}),  # servers of an earlier version know no such word
             "base": "" if self._wire.reach.elsewhere else base or os.getcwd(),
         }
         until = time.monotonic() + (wait_s or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from skep.flow.bounds import claims_of
 from skep.flow.evaluation import ExpressionError, Scope
 from skep.flow.expressions import Expression
 from skep.flow.functions import kind_of, to_text
@@ -12,16 +13,16 @@ from skep.flow.plan import Plan
 from skep.flow.task import TaskPlan
 from skep.flow.templates import Value
 from skep.model.node import ErrorInfo
-from skep.model.run import EXCLUSIVE, Claim, ReadyTask, lock_key
+from skep.model.run import Claim, Rate, ReadyTask
 from skep.model.state import TaskState
 from skep.model.wait import Wait
 
 
 class Start(NamedTuple):
-    """Run it: the encoded call, the locks it must hold, and its key for one node, where that held expressions."""
+    """Run it: the encoded call, what it claims of the fleet, and its key for one node, where that held expressions."""
 
     call: bytes
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[Claim | Rate, ...] = ()
     affinity: str = ""
 
 
@@ -91,7 +92,7 @@ def decide(facts: Facts, ready: ReadyTask, items: Sequence[Any] | None = None) -
             return Park(task.render_wait(scope))
         call = task.constant_call if task.constant_call is not None else task.render(scope)
         affinity = to_text(task.affinity.render(scope)) if task.affinity is not None else ""
-        return Start(call, _claims(facts, task, scope), affinity)
+        return Start(call, claims_of(task.locks, str(facts.run["namespace"]), scope), affinity)
     except ExpressionError as error:
         return Fail(ErrorInfo("Expression", str(error)))
 
@@ -114,17 +115,6 @@ def _expand(wanted: Expression | Value, scope: Scope) -> Expand | Fail:
     if isinstance(value, list | tuple):
         return Expand(list(value))
     return Fail(ErrorInfo("Map", f"`map` must give a list, got {kind_of(value)}: {str(value)[:100]}"))
-
-
-def _claims(facts: Facts, task: TaskPlan, scope: Scope) -> tuple[Claim, ...]:
-    if not task.locks:
-        return ()
-    wanted: dict[str, int] = {}
-    for value, shared in task.locks:
-        key = lock_key(str(facts.run["namespace"]), to_text(value.render(scope)))
-        wanted[key] = max(wanted.get(key, 0), 1 if shared else EXCLUSIVE)
-    # Always in the same order, so that what is waited for does not depend on how a task lists its locks.
-    return tuple(Claim(key, wanted[key], EXCLUSIVE) for key in sorted(wanted))
 
 
 class _Tasks(Mapping[str, Any]):

@@ -16,6 +16,8 @@ from skep.errors import Problem, SpecError
 from skep.flow import graph
 from skep.flow.check import MAX_PROBLEMS, Check
 from skep.flow.conflicts import conflicts, told
+from skep.flow.evaluation import ExpressionError, Scope
+from skep.flow.functions import to_text
 from skep.flow.task import Shared, TaskPlan, compile_task, priority_of
 from skep.flow.templates import Value
 from skep.model.fields import nearest
@@ -26,13 +28,29 @@ from skep.model.spec import TaskSpec, WorkflowSpec, digest
 SLOT_MS: Final = 600_000
 """One step of priority is worth ten minutes of waiting; a rank is at most as much."""
 
+MAX_KEY: Final = 1_000
+"""Bytes of a unique key: it is kept in an index."""
+
 _POLICIES: Final = {"fail": Policy.FAIL, "cancel": Policy.CANCEL, "continue": Policy.CONTINUE}
 
 
 class Plan:
     """A compiled workflow; lists are by task index."""
 
-    __slots__ = ("digest", "encoded", "index", "names", "needs", "output", "read", "shape", "spec", "tasks", "warnings")
+    __slots__ = (
+        "digest",
+        "encoded",
+        "index",
+        "names",
+        "needs",
+        "output",
+        "read",
+        "shape",
+        "spec",
+        "tasks",
+        "unique",
+        "warnings",
+    )
 
     def __init__(self, spec: WorkflowSpec) -> None:
         self.spec = spec
@@ -45,6 +63,7 @@ class Plan:
         self.read: frozenset[int] = frozenset()
         """Tasks whose output some expression of another task reads."""
         self.output: Value | None = None
+        self.unique: Value | None = None
         self.warnings: list[Problem] = []
         """What may be wrong, and is not refused."""
         self.shape: Shape
@@ -77,6 +96,10 @@ def compile_plan(spec: WorkflowSpec) -> Plan:
     plan.read = frozenset(plan.index[name] for task in plan.tasks for name in task.uses.tasks if name in plan.index)
     if spec.output is not None:
         plan.output = check.value(spec.output, "output")
+    if spec.unique is not None:
+        plan.unique = check.value(spec.unique, "unique")
+        if plan.unique is not None and plan.unique.tasks:
+            check.refuse("unique", "is decided when the run is submitted: it may name inputs, not tasks")
     check.finish()
     plan.shape = _shape(plan)
     plan.warnings += _conflicts(plan)
@@ -98,6 +121,24 @@ def check_inputs(spec: WorkflowSpec, given: Mapping[str, Any]) -> dict[str, Any]
     if problems:
         raise SpecError(problems)
     return {**defaults, **given}
+
+
+def unique_key(plan: Plan, namespace: str, inputs: Mapping[str, Any]) -> str | None:
+    """The key with which no other run may go on beside this one; None: any number may. Raises SpecError."""
+    if plan.unique is None:
+        return None
+    run = {"workflow": plan.spec.name, "namespace": namespace}
+    try:
+        return check_unique(to_text(plan.unique.render(Scope({"inputs": inputs, "run": run}, {}))))
+    except ExpressionError as error:
+        raise SpecError.at("unique", str(error)) from None
+
+
+def check_unique(key: str) -> str:
+    """A unique key as it may be stored. Raises SpecError."""
+    if not 0 < len(key.encode()) <= MAX_KEY:
+        raise SpecError.at("unique", f"comes to {len(key.encode()):,} bytes, expected 1 to {MAX_KEY:,}")
+    return key
 
 
 def _children(plan: Plan, check: Check) -> None:

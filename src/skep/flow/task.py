@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from skep.flow.bounds import Bound, bounds_of
 from skep.flow.check import Check
 from skep.flow.evaluation import ExpressionError, Scope
 from skep.flow.expressions import Expression, Uses, union
@@ -83,8 +84,8 @@ class TaskPlan:
         self.runs_always = bool(handles)
         """It may start although a task that it needs was not met, and in a run that fails."""
         self.map: Expression | Value | None = None
-        self.locks: tuple[tuple[Value, bool], ...] = ()
-        """(name, shared)."""
+        self.locks: tuple[Bound, ...] = ()
+        """Locks, concurrency keys and rates: what only so many tasks of the fleet may have."""
         self.handles = handles
         """Tasks whose failure this one takes care of; it runs only after one of them failed."""
         self.uses = _NOTHING
@@ -165,7 +166,8 @@ def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared:
         plan.call = call
     elif constant:
         plan.constant_call = encoded
-        if spec.when is None and spec.map is None and not spec.locks and not handles and "${{" not in plan.placement.affinity:
+        plain = spec.when is None and spec.map is None and not any(bounds_of(spec)) and not handles
+        if plain and "${{" not in plan.placement.affinity:
             return shared.setdefault((encoded, id(plan.wanted), spec.timeout_ms, spec.deadline_ms, plan.placement), plan)
     path, item = f"tasks.{spec.name}", spec.map is not None
     if not constant:
@@ -176,9 +178,9 @@ def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared:
         plan.map = check.condition(spec.map, f"{path}.map")
     elif spec.map is not None:
         plan.map = check.value(spec.map, f"{path}.map")
-    for lock in spec.locks:
-        name = check.value(lock.name, f"{path}.locks", item=item)
-        plan.locks += ((name, lock.shared),) if name is not None else ()
+    for key, written, bound in bounds_of(spec):
+        name = check.value(written, f"{path}.{key}", item=item)
+        plan.locks += (Bound(name, bound),) if name is not None else ()
     if "${{" in plan.placement.affinity:
         plan.affinity = check.value(plan.placement.affinity, f"{path}.placement.affinity", item=item)
     _look(plan)
@@ -204,7 +206,7 @@ def _parts(spec: TaskSpec, call: Call, check: Check, path: str, item: bool) -> d
 
 def _look(plan: TaskPlan) -> None:
     """Notes what the task's expressions refer to."""
-    rest: list[Uses] = [*plan.parts.values(), *(name for name, _ in plan.locks)]
+    rest: list[Uses] = [*plan.parts.values(), *(bound.name for bound in plan.locks)]
     if plan.affinity is not None:
         rest.append(plan.affinity)
     if plan.when is not None:

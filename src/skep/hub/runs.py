@@ -10,7 +10,7 @@ import msgspec
 
 from skep.clock import Clock
 from skep.errors import RefusedError, SkepError, SpecError, WrongStateError
-from skep.flow.plan import Plan, check_inputs, compile_plan
+from skep.flow.plan import Plan, check_inputs, check_unique, compile_plan, unique_key
 from skep.hub.feed import Feed
 from skep.hub.life import Life
 from skep.hub.streams import Streams
@@ -95,15 +95,22 @@ class Runs(Streams):
         parent: RunRow | None = None,
         parent_task: int = -1,
         idempotency_key: str | None = None,
+        unique: str | None = None,
         life: Life | None = None,
     ) -> str:
-        """Accepts one run: returns its id once the record has committed it. `due_ms`: it does not start before. A child run
-        takes namespace, priority, labels and `base` of its parent where it has none of its own. `life`: follows the run
-        from its beginning, for `end`. Raises SpecError, RefusedError.
+        """Accepts one run: returns its id once the record has committed it, or that of the one that is there already under its
+        `idempotency_key`, or goes on with the same `unique` key (if none is given, the workflow's own). `due_ms`: it does not
+        start before. A child run is never unique, and takes namespace, priority, labels and `base` of its parent where it has
+        none of its own. `life`: follows the run from its beginning, for `end`. Raises SpecError, RefusedError.
         """
         plan = await self.planned(spec)
-        run = self._new(plan, self._encode_inputs(spec, inputs or {}), run_id, priority, labels, timeout_ms, idempotency_key)
-        run = msgspec.structs.replace(run, namespace=namespace or run.namespace, due_ms=due_ms, base=base, schedule=schedule)
+        checked, data = self._inputs(spec, inputs or {})
+        run = self._new(plan, data, run_id, priority, labels, timeout_ms, idempotency_key)
+        namespace = namespace or run.namespace
+        run = msgspec.structs.replace(run, namespace=namespace, due_ms=due_ms, base=base, schedule=schedule)
+        if parent is None and (unique is not None or plan.unique is not None):
+            key = unique_key(plan, namespace, checked) if unique is None else check_unique(unique)
+            run = msgspec.structs.replace(run, unique=key)
         if parent is not None:
             run = msgspec.structs.replace(
                 run,
@@ -130,11 +137,14 @@ class Runs(Streams):
     ) -> list[str]:
         """Accepts many runs of one workflow in one commit. All are checked first: nothing is half-submitted."""
         plan = await self.planned(spec)
-        encoded = [self._encode_inputs(spec, given) for given in inputs]
+        encoded = [self._inputs(spec, given) for given in inputs]
         new = [
             self._new(plan, data, run_ids[at] if run_ids else None, priority, labels, timeout_ms, keys[at] if keys else None)
-            for at, data in enumerate(encoded)
+            for at, (_, data) in enumerate(encoded)
         ]
+        if plan.unique is not None:
+            own = [unique_key(plan, spec.namespace, checked) for checked, _ in encoded]
+            new = [msgspec.structs.replace(run, unique=key) for run, key in zip(new, own, strict=True)]
         return await self._accept(new)
 
     def _new(
@@ -178,16 +188,18 @@ class Runs(Streams):
         self._load.offer(rows)
         return [known.id for known in accepted]
 
-    def _encode_inputs(self, spec: WorkflowSpec, given: Mapping[str, Any]) -> bytes:
+    def _inputs(self, spec: WorkflowSpec, given: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """All inputs of the run, as they are and encoded."""
         try:
-            data = encode(check_inputs(spec, dict(given)))
+            inputs = check_inputs(spec, dict(given))
+            data = encode(inputs)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, SpecError):
                 raise
             raise SpecError.at("inputs", f"must be JSON: {error}") from None
         if len(data) > MAX_INPUTS:
             raise SpecError.at("inputs", f"have {len(data):,} bytes, {MAX_INPUTS:,} are allowed; pass a path or URL instead")
-        return data
+        return inputs, data
 
     # -- the end
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from skep.model import calls, kinds
 from skep.model.fields import Fault, Field, Found, Kind, Table, wrong
-from skep.model.spec import PARKED, LockSpec, PlacementSpec, Resources, RetryPolicy
+from skep.model.spec import PARKED, UNITS_US, ConcurrencySpec, LockSpec, PlacementSpec, RateSpec, Resources, RetryPolicy
 
 EXECUTORS: Final = ("run", "python", "http", "approval", "uses", "wait_for")
 PLANNED: Final = frozenset({"agent"})
@@ -61,6 +61,22 @@ LOCK: Final = Table(
     Field("shared", "shared", kinds.FLAG, "Whether other shared holders may have it too; false by default."),
     required=("name",),
 )
+CONCURRENCY: Final = Table(
+    "`concurrency`",
+    Field("key", "key", kinds.TEXT, "What is counted; may hold expressions."),
+    Field("limit", "limit", kinds.number(1, 1_000_000, whole=True), "Attempts at once; 1 by default."),
+    required=("key",),
+)
+_COUNT: Final = kinds.number(1, 1_000_000, whole=True)
+RATE: Final = Table(
+    "`rate`",
+    Field("key", "key", kinds.TEXT, "What is counted; may hold expressions."),
+    Field("per_second", "per_second", _COUNT, "Starts in a second."),
+    Field("per_minute", "per_minute", _COUNT, "Starts in a minute."),
+    Field("per_hour", "per_hour", _COUNT, "Starts in an hour."),
+    Field("burst", "burst", kinds.number(1, 100_000, whole=True), "Starts at once after a quiet time; 1 by default."),
+    required=("key",),
+)
 RESOURCES: Final = Table(
     "`resources`",
     Field("cpu", "cpu_milli", kinds.CORES, "Cores, such as 2 or 0.5."),
@@ -106,6 +122,12 @@ def _write_lock(lock: LockSpec) -> Any:
     return LOCK.write(lock, LockSpec("")) if lock.shared else lock.name
 
 
+def _rate(**given: Any) -> RateSpec:
+    if sum(f"per_{unit}" in given for unit in UNITS_US) != 1:
+        raise Fault([((), "expected exactly one of per_second, per_minute and per_hour")])
+    return RateSpec(**given)
+
+
 def _write_handler(policy: str) -> Any:
     return {"run": policy.removeprefix("run:")} if policy.startswith("run:") else policy
 
@@ -120,6 +142,14 @@ _LOCKS: Final = kinds.several(
         kinds.mapping_with(LOCK, LockSpec, _write_lock),
     ),
     "the name of a lock",
+)
+_CONCURRENCY: Final = kinds.several(
+    kinds.mapping_with(CONCURRENCY, ConcurrencySpec, lambda limit: CONCURRENCY.write(limit, ConcurrencySpec(""))),
+    "a mapping with key and limit",
+)
+_RATES: Final = kinds.several(
+    kinds.mapping_with(RATE, _rate, lambda rate: RATE.write(rate, RateSpec(""))),
+    "a mapping with key and per_second, per_minute or per_hour",
 )
 _RESOURCES: Final = kinds.mapping_with(RESOURCES, _resources, lambda taken: RESOURCES.write(taken, Resources()), merges=True)
 _PLACEMENT: Final = kinds.mapping_with(
@@ -182,6 +212,14 @@ TASK: Final = Table(
         apart=_NO_NODE,
     ),
     Field("locks", "locks", _LOCKS, "Locks that the task holds while it runs.", apart=_HOLDS_NOTHING),
+    Field(
+        "concurrency",
+        "concurrency",
+        _CONCURRENCY,
+        "How many attempts with one key may run at once in the whole fleet.",
+        apart=_HOLDS_NOTHING,
+    ),
+    Field("rate", "rates", _RATES, "How often attempts with one key may start in the whole fleet.", apart=_HOLDS_NOTHING),
     Field("writes", "writes", _WRITES, "Paths or names of what the task changes; see `conflicts`."),
     Field("labels", "labels", kinds.TEXTS, "Free labels, for filters and lists."),
     Field("estimated_duration", "estimated_ms", kinds.DURATION, "How long it will probably take; helps the scheduler."),
@@ -234,6 +272,7 @@ WORKFLOW: Final = Table(
     Field("priority", "priority", kinds.PRIORITY, "Priority of tasks that have none of their own."),
     Field("labels", "labels", kinds.TEXTS, "Free labels of each run."),
     Field("namespace", "namespace", kinds.names(kinds.NAME, "a namespace"), "Tenant to which runs belong."),
+    Field("unique", "unique", kinds.TEXT, "Key: while a run with it goes on, submitting again answers with that run."),
     Field("conflicts", "conflicts", _CONFLICTS, "Tasks that may write the same at once: error (default), warn, allow."),
     required=("name", "tasks"),
 )

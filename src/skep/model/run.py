@@ -139,6 +139,25 @@ def lock_name(key: str) -> str:
     return key.split(":", 2)[2]
 
 
+def concurrency_key(namespace: str, name: str) -> str:
+    """The claim behind a concurrency key."""
+    return f"key:{namespace}:{name}"
+
+
+def rate_key(namespace: str, unit: str, name: str) -> str:
+    """The claim behind the key of a rate. Each unit (`second`, `minute`, `hour`) counts by itself."""
+    return f"rate:{namespace}:{unit}:{name}"
+
+
+def claim_words(key: str) -> str:
+    """A claim as people know it: `lock 'x'`, `concurrency key 'x'`, `rate of 'x' per minute`."""
+    kind, _, name = key.split(":", 2)
+    if kind == "rate":
+        unit, _, name = name.partition(":")
+        return f"rate of '{name}' per {unit}"
+    return f"{'lock' if kind == 'lock' else 'concurrency key'} '{name}'"
+
+
 class AttemptView(msgspec.Struct, omit_defaults=True):
     """One try of a task, as shown."""
 

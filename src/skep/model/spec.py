@@ -51,6 +51,44 @@ class LockSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     shared: bool = False
 
 
+class ConcurrencySpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """At most `limit` attempts with one key at once, in the whole fleet. The key may contain expressions."""
+
+    key: str
+    limit: int = 1
+
+
+class RateSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """At most so many starts of attempts with one key in a unit of time, spread evenly over it, in the whole fleet.
+
+    One of the three units is given. The key may contain expressions.
+    """
+
+    key: str
+    per_second: int = 0
+    per_minute: int = 0
+    per_hour: int = 0
+    burst: int = 1
+    """How many may start at once after a quiet time."""
+
+    @property
+    def unit(self) -> str:
+        return "second" if self.per_second else "minute" if self.per_minute else "hour"
+
+    @property
+    def unit_us(self) -> int:
+        """The unit in microseconds."""
+        return UNITS_US[self.unit]
+
+    @property
+    def count(self) -> int:
+        """Starts in the unit."""
+        return self.per_second or self.per_minute or self.per_hour
+
+
+UNITS_US: Final = {"second": 1_000_000, "minute": 60_000_000, "hour": 3_600_000_000}
+
+
 class Resources(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one attempt takes of its node. None: the default of the executor."""
 
@@ -106,6 +144,8 @@ class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     resources: Resources | None = None
     placement: PlacementSpec | None = None
     locks: tuple[LockSpec, ...] = ()
+    concurrency: tuple[ConcurrencySpec, ...] = ()
+    rates: tuple[RateSpec, ...] = ()
     labels: dict[str, str] | None = None
     estimated_ms: int = 0
     on_failure: str = "fail"
@@ -137,6 +177,8 @@ class WorkflowSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     priority: int = 0
     labels: dict[str, str] | None = None
     namespace: str = DEFAULT_NAMESPACE
+    unique: str | None = None
+    """While a run with this key goes on, another submission is answered with it; may hold expressions over inputs."""
     conflicts: str = "error"
     """What becomes of tasks that may write the same thing at once: `error`, `warn` or `allow`."""
 

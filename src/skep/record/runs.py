@@ -84,7 +84,7 @@ def _refusal(run: NewRun) -> RefusedError | None:
     """What is wrong with it before anything is asked."""
     parent, _ = run.parent or ("", -1)
     texts = (run.id, run.namespace, run.workflow, run.schedule, run.base, parent, *run.labels, *run.labels.values())
-    if any("\0" in text for text in texts) or "\0" in (run.idempotency_key or ""):
+    if any("\0" in text for text in texts) or "\0" in (run.idempotency_key or "") + (run.unique or ""):
         return RefusedError(f"run {run.id!r}: a name, label or key of it holds a NUL character")
     return None
 
@@ -106,17 +106,21 @@ def _accept_some(tx: Transaction, runs: Sequence[NewRun]) -> list[Accepted | Exc
 
 def body_digest(run: NewRun) -> str:
     """What makes a request the same one under one idempotency key; the id and the time may differ."""
-    body = (run.workflow, run.digest, run.inputs, run.namespace, run.priority, sorted(run.labels.items()), run.timeout_ms)
+    body = [run.workflow, run.digest, run.inputs, run.namespace, run.priority, sorted(run.labels.items()), run.timeout_ms]
+    if run.unique is not None:
+        body.append(run.unique)
     return hashlib.sha256(msgspec.json.encode(body)).hexdigest()
 
 
+TRIES: Final = 5
+"""How often a run is stored whose unique key others take and leave."""
 _COLUMNS: Final = (
     "id, engine, workflow, digest, inputs, namespace, priority, labels, timeout_ms, idempotency_key, body_digest, accepted_ms,"
-    " due_ms, parent_run, parent_task, depth, schedule, base"
+    " due_ms, parent_run, parent_task, depth, schedule, base, unique_key"
 )
 _RUNS: Final = Bulk(
     f"WITH news ({_COLUMNS}) AS (",
-    "text text text text bytes text int bytes int text text int int text int int text text",
+    "text text text text bytes text int bytes int text text int int text int int text text text",
     f") INSERT INTO runs ({_COLUMNS}) SELECT {_COLUMNS} FROM news"
     " WHERE NOT EXISTS (SELECT 1 FROM pruned WHERE run_id = news.id) ON CONFLICT DO NOTHING RETURNING id, idempotency_key, seq",
 )
@@ -124,21 +128,38 @@ _DEFINITIONS: Final = Bulk("INSERT INTO definitions (digest, body)", "text bytes
 
 
 def _accept(tx: Transaction, runs: Sequence[NewRun]) -> list[Accepted | Exception]:
-    bodies = [body_digest(run) for run in runs]
-    rows = [_row(run, body) for run, body in zip(runs, bodies, strict=True)]
-    stored = {(id, key): seq for id, key, seq in tx.back(_RUNS, rows)}
     new: dict[int, NewRun] = {}
-    answers: list[Accepted | Exception] = []
-    for run, body in zip(runs, bodies, strict=True):
-        seq = stored.pop((run.id, run.idempotency_key), None)
-        if seq is None:
-            answers.append(_known(tx, run, body))
-        else:
-            new[seq] = run
-            answers.append(Accepted(run.id, True))
+    answers: dict[int, Accepted | Exception] = {}
+    left = dict(enumerate(runs))
+    for _ in range(TRIES):
+        left = _store(tx, left, new, answers)
+        if not left:
+            break
+    for at, run in left.items():
+        answers[at] = RefusedError(f"run {run.id}: other runs with its unique key began and ended meanwhile; submit it again")
     tx.many(_DEFINITIONS, list({run.digest: run.definition for run in new.values()}.items()))
     add_labels(tx, [(seq, run.accepted_ms, run.labels) for seq, run in new.items()])
-    return answers
+    return [answers[at] for at in range(len(runs))]
+
+
+def _store(
+    tx: Transaction, runs: Mapping[int, NewRun], new: dict[int, NewRun], answers: dict[int, Accepted | Exception]
+) -> dict[int, NewRun]:
+    """Stores runs, and answers for them; gives those whose unique key was taken a moment ago and is free now."""
+    bodies = [body_digest(run) for run in runs.values()]
+    rows = [_row(run, body) for run, body in zip(runs.values(), bodies, strict=True)]
+    stored = {(id, key): seq for id, key, seq in tx.back(_RUNS, rows)}
+    left: dict[int, NewRun] = {}
+    for (at, run), body in zip(runs.items(), bodies, strict=True):
+        seq = stored.pop((run.id, run.idempotency_key), None)
+        if seq is not None:
+            new[seq] = run
+            answers[at] = Accepted(run.id, True)
+        elif known := _known(tx, run, body):
+            answers[at] = known
+        else:
+            left[at] = run
+    return left
 
 
 def _row(run: NewRun, body: str) -> Row:
@@ -146,12 +167,12 @@ def _row(run: NewRun, body: str) -> Row:
     return (
         *(run.id, run.engine, run.workflow, run.digest, run.inputs, run.namespace, run.priority),
         *(msgspec.json.encode(run.labels), run.timeout_ms, run.idempotency_key, body, run.accepted_ms),
-        *(run.due_ms, parent, task, run.depth, run.schedule, run.base),
+        *(run.due_ms, parent, task, run.depth, run.schedule, run.base, run.unique),
     )
 
 
-def _known(tx: Transaction, run: NewRun, body: str) -> Accepted | Exception:
-    """The run that was there before, under the same key or the same id."""
+def _known(tx: Transaction, run: NewRun, body: str) -> Accepted | Exception | None:
+    """The run that was there before, under the same key or the same id, or goes on with the same unique key."""
     key = run.idempotency_key
     if key is not None:
         sql = "SELECT id, body_digest FROM runs WHERE namespace = ? AND idempotency_key = ?"
@@ -161,9 +182,20 @@ def _known(tx: Transaction, run: NewRun, body: str) -> Accepted | Exception:
             return Accepted(str(known[0]), False)
     if tx.one("SELECT 1 FROM pruned WHERE run_id = ?", run.id):
         return RefusedError(f"run {run.id} was deleted a moment ago; use a new id")
-    if tx.one("SELECT digest FROM runs WHERE id = ?", run.id) != (run.digest,):
-        return RefusedError(f"run {run.id} is known with another definition; use a new id")
-    return Accepted(run.id, False)
+    if known := tx.one("SELECT digest FROM runs WHERE id = ?", run.id):
+        if known[0] != run.digest:
+            return RefusedError(f"run {run.id} is known with another definition; use a new id")
+        return Accepted(run.id, False)
+    if run.unique is not None and (known := _holder(tx, run.namespace, run.unique)):
+        if known[1] != run.engine:
+            return RefusedError(f"run {known[0]} has the unique key {run.unique!r} and goes on elsewhere; nothing was started")
+        return Accepted(str(known[0]), False)
+    return None
+
+
+def _holder(tx: Transaction, namespace: str, unique: str) -> Row | None:
+    """Id and engine of the run that goes on with a unique key."""
+    return tx.one(f"SELECT id, engine FROM runs WHERE namespace = ? AND unique_key = ? AND {UNFINISHED}", namespace, unique)
 
 
 # -- commands
@@ -175,6 +207,7 @@ def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int, after
         if after is not None and made.number != after + 1:
             raise WrongStateError(f"run {run} was told something else a moment ago: look at it, and then say so again")
         if verb == "retry" and state.ended:
+            _check_unique(tx, run)
             # Unfinished and unloaded again, or no server would ever come upon the command.
             # Its time limit counted from when it was accepted, and is over or means nothing any more; what it was told before
             # its end and was not done by then came too late.
@@ -186,6 +219,13 @@ def command(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int, after
             # Due at once: it is loaded only to be ended, or it would be cancelled on the day that it was to begin.
             tx.tell("UPDATE runs SET due_ms = ? WHERE id = ? AND due_ms > ?", at_ms, run, at_ms)
     return made
+
+
+def _check_unique(tx: Transaction, run: str) -> None:
+    """Raises WrongStateError when another run has its unique key by now."""
+    row = tx.one("SELECT namespace, unique_key FROM runs WHERE id = ?", run)
+    if row and row[1] is not None and (other := _holder(tx, row[0], row[1])):
+        raise WrongStateError(f"run {run} has the unique key {row[1]!r}, with which run {other[0]} goes on: wait for its end")
 
 
 def numbered(tx: Transaction, run: str, verb: str, data: bytes, at_ms: int) -> tuple[Command, RunState]:

@@ -46,6 +46,8 @@ class TaskOptions(AnyOptions, total=False):
     resources: Mapping[str, Any]
     placement: Mapping[str, Any]
     locks: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+    concurrency: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    rate: Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 class FunctionOptions(TaskOptions, total=False):

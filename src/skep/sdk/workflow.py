@@ -31,6 +31,7 @@ class WorkflowOptions(TypedDict, total=False):
     labels: Mapping[str, Any]
     namespace: str
     defaults: Mapping[str, Any]
+    unique: str
     conflicts: Literal["error", "warn", "allow"]
 
 

@@ -16,6 +16,7 @@ from skep.hub.filters import parse_filter
 from skep.hub.hub import Hub
 from skep.hub.life import Life
 from skep.hub.runs import VERBS
+from skep.ids import new_id
 from skep.model.run import Token
 from skep.model.spec import WorkflowSpec, digest
 from skep.model.views import RunSummary
@@ -44,6 +45,8 @@ class Submission(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     in_ms: int = 0
     namespace: str | None = None
     idempotency_key: str | None = None
+    unique: str | None = None
+    """While a run with this key goes on, it is answered; in place of the workflow's own."""
     base: str = ""
 
 
@@ -61,11 +64,12 @@ async def submit(request: Request) -> Response:
     spec = await _spec(hub, given, size_of(request))
     now_ms = hub.clock.now_ms()
     due_ms = given.at_ms or (now_ms + given.in_ms if given.in_ms else 0)
+    run_id = given.id or new_id(now_ms)
     life = Life() if wait_s else None
     run = await hub.runs.submit(
         spec,
         given.inputs,
-        run_id=given.id,
+        run_id=run_id,
         namespace=given.namespace or "",
         priority=given.priority,
         labels=given.labels,
@@ -73,10 +77,14 @@ async def submit(request: Request) -> Response:
         due_ms=due_ms,
         base=given.base,
         idempotency_key=given.idempotency_key or request.headers.get("idempotency-key"),
+        unique=given.unique,
         life=life,
     )
     if wait_s:
-        return answer(await hub.runs.end(run, wait_s, life), 201)
+        waited = await hub.runs.end(run, wait_s, life)
+        return answer(msgspec.structs.replace(waited, known=run != run_id), 201)
+    if run != run_id:
+        return answer(msgspec.structs.replace(await hub.runs.summary(run), known=True), 202)
     return answer(await hub.runs.summary(run) if query.flag("summary") else _accepted(run, spec, given, now_ms, due_ms), 202)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from skep.engine.protocol import FORGET_MS, OK, PAUSED, WAITING, Start
-from skep.model.run import Claim, Rate
+from skep.model.run import Rate
 from skep.testing.engine.suite import LOCK, Suite
 from skep.testing.shapes import Driver, chain, shape
 
