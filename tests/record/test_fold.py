@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from skep.model.event import Event
 from skep.model.wait import Wait
-from skep.record import migrations, runs, transcribe
+from skep.record import costs, migrations, runs, transcribe
 from skep.record.dialect import Transaction
 from skep.record.fold import ALL_SO_FAR, STEPS, fold
 from skep.record.protocol import EngineRow, NewRun
@@ -51,6 +51,7 @@ def database() -> Transaction:
     tx.begin()
     migrations.ensure(tx)
     runs.open_engine(tx, EngineRow("e1", EPOCH, 0, "p", False), 0)
+    costs.set_price(tx, "e1", "n", 7 * 10**12, 1)
     runs.accept(
         tx, [NewRun(id=id, engine="e1", workflow="w", definition=b"{}", digest="d", accepted_ms=1) for id in ("r1", "r2")]
     )

@@ -11,6 +11,7 @@ import msgspec
 from skep.clock import Clock
 from skep.engine.protocol import (
     OK,
+    REFUSED,
     SUPERSEDED,
     Answer,
     Ask,
@@ -39,6 +40,10 @@ MOST_SHOWN: Final = 100_000
 
 async def _never(node: str) -> bool:
     return False
+
+
+async def _nothing(info: NodeInfo) -> None:
+    pass
 
 
 class Presenter(Protocol):
@@ -81,6 +86,8 @@ class Work:
         self._shown_count = 0
         self.wants_drain: Callable[[str], Awaitable[bool]] = _never
         """Whether a node that joins shall take nothing."""
+        self.joins: Callable[[NodeInfo], Awaitable[None]] = _nothing
+        """Called before a node is registered."""
         self.on_progress: Callable[[Sequence[Progress]], None] = lambda items: None
         self.on_log: Callable[[Sequence[LogChunk]], None] = lambda chunks: None
 
@@ -93,9 +100,12 @@ class Work:
     async def register(self, info: NodeInfo, *, beats: bool, coming: bool = False) -> Answer:
         """`coming`: it presents what it has before it takes anything."""
         drains = await self.wants_drain(info.id)
+        await self.joins(info)
         (answer,) = await self._engine.register([Register(info, beats, coming and self.presenter is not None)])
         if answer == OK and drains:
             await self._engine.drain([info.id], True)
+        elif answer == REFUSED and (other := await self.live(info.id)) is not None:
+            await self.joins(other.info)
         return answer
 
     async def live(self, node: str) -> LiveNode | None:

@@ -168,6 +168,8 @@ class AttemptView(msgspec.Struct, omit_defaults=True):
     started_ms: int | None = None
     finished_ms: int | None = None
     error: Any = None
+    cost: float = 0.0
+    """In the unit of its node's `cost_per_hour`; known when it is over."""
 
 
 class TaskView(msgspec.Struct):
@@ -201,6 +203,8 @@ class RunView(msgspec.Struct):
     accepted_ms: int = 0
     started_ms: int | None = None
     finished_ms: int | None = None
+    cost: float = 0.0
+    """Of its attempts that are over, in the unit of the nodes' `cost_per_hour`."""
     tasks: list[TaskView] = []
 
 

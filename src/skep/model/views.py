@@ -36,6 +36,10 @@ class RunSummary(msgspec.Struct, kw_only=True):
     schedule: str | None = None
     definition: str = ""
     """Digest of its workflow."""
+    cost: float = 0.0
+    """Of its attempts that are over, in the unit of the nodes' `cost_per_hour`."""
+    known: bool = False
+    """It was there before it was submitted again, with its idempotency key or unique key: nothing was started."""
 
 
 class RunList(msgspec.Struct):

@@ -67,6 +67,8 @@ class AttemptChange(msgspec.Struct, gc=False):
     started_ms: int | None = None
     finished_ms: int | None = None
     error: bytes | None = None
+    price: int | None = None
+    """Of its node when it was granted; the first one stays."""
 
 
 class RunChange(msgspec.Struct, gc=False):

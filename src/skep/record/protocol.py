@@ -97,6 +97,8 @@ class RunRow(msgspec.Struct, kw_only=True):
     depth: int = 0
     schedule: str = ""
     base: str = ""
+    cost: float = 0.0
+    """Of its attempts that are over, in the unit of the nodes' `cost_per_hour`."""
     counts: tuple[int, ...] = ()
     """How many of its tasks stand in each `TaskState`; those without a row count as waiting. Only where a method says so."""
 
@@ -458,6 +460,14 @@ class Record(Protocol):
 
     async def want_drain(self, engine: str, node: str, on: bool, at_ms: int) -> None:
         """Stores that a node shall (not) drain, whether it is there or not."""
+        ...
+
+    async def set_price(self, engine: str, node: str, cost_per_hour: float, slots: int, at_ms: int) -> None:
+        """What an hour of a node costs, for attempts that are granted to it from now on."""
+        ...
+
+    async def priced(self, engine: str) -> set[str]:
+        """Nodes that ever cost something."""
         ...
 
     async def flags(self) -> dict[str, str]:

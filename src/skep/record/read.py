@@ -12,12 +12,14 @@ from skep.model.event import Event
 from skep.model.node import failure
 from skep.model.run import AttemptView, Token
 from skep.model.state import TaskState
+from skep.record.costs import NANO
 from skep.record.dialect import Row, Transaction
 from skep.record.protocol import Expansion, RunRow, TaskRow
 
 RUN_COLUMNS: Final = (
     "id, engine, workflow, digest, namespace, priority, timeout_ms, state, reason, paused, loaded, command, applied,"
-    " task_count, accepted_ms, started_ms, finished_ms, due_ms, parent_run, parent_task, depth, schedule, base, labels, inputs"
+    " task_count, accepted_ms, started_ms, finished_ms, due_ms, parent_run, parent_task, depth, schedule, base, cost, labels,"
+    " inputs"
 )
 _RUN_FIELDS: Final = tuple(RUN_COLUMNS.split(", "))
 _TASK_COLUMNS: Final = "idx, state, attempts, node, reason, started_ms, finished_ms, output, error, due_ms"
@@ -32,6 +34,7 @@ def run_row(row: Sequence[Any]) -> RunRow:
     fields["labels"] = msgspec.json.decode(fields["labels"])
     fields["inputs"] = fields["inputs"] or b""
     fields["paused"] = bool(fields["paused"])
+    fields["cost"] /= NANO
     fields["started_ms"] = fields["started_ms"] or None
     fields["finished_ms"] = fields["finished_ms"] or None
     return RunRow(**fields)
@@ -112,13 +115,13 @@ def attempts(tx: Transaction, run: str, task: int | None = None) -> dict[int, li
         " WHEN a.state = 'parked' AND t.attempts > a.attempt THEN 'snoozed'"
         " WHEN a.state = 'parked' AND t.state = 7 THEN 'cancelled' WHEN a.state = 'parked' AND t.state = 6 THEN 'failed'"
         " WHEN a.state = 'parked' AND t.state <> 4 THEN 'snoozed'"
-        " ELSE a.state END, a.node, a.token_epoch, a.token_n, a.granted_ms, a.started_ms, a.finished_ms, a.error"
+        " ELSE a.state END, a.node, a.token_epoch, a.token_n, a.granted_ms, a.started_ms, a.finished_ms, a.cost, a.error"
         " FROM attempts a LEFT JOIN tasks t ON t.run_id = a.run_id AND t.idx = a.idx"
         f" WHERE a.run_id = ? {'' if task is None else 'AND a.idx = ?'} ORDER BY a.idx, a.attempt"
     )
     of = (run,) if task is None else (run, task)
     views: dict[int, list[AttemptView]] = {}
-    for index, attempt, state, node, epoch, n, granted_ms, started_ms, finished_ms, error in tx.all(sql, *of):
+    for index, attempt, state, node, epoch, n, granted_ms, started_ms, finished_ms, cost, error in tx.all(sql, *of):
         views.setdefault(index, []).append(
             AttemptView(
                 attempt=attempt,
@@ -128,6 +131,7 @@ def attempts(tx: Transaction, run: str, task: int | None = None) -> dict[int, li
                 started_ms=started_ms or granted_ms or None,
                 finished_ms=finished_ms or None,
                 error=_decoded(error),
+                cost=(cost or 0) / NANO,
             )
         )
     return views

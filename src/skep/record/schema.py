@@ -93,6 +93,12 @@ PLACEMENT: Final = (
     "CREATE TABLE decisions (id {serial}, run_id {text} NOT NULL, first {int} NOT NULL, last {int} NOT NULL,"
     " data {bytes} NOT NULL) {end}",
     "CREATE INDEX decisions_run ON decisions (run_id, id)",
+    # Money: of a node per hour and slot in millionths, of attempts and runs in billionths of the unit of `cost_per_hour`.
+    "ALTER TABLE nodes ADD COLUMN price {int}",
+    "CREATE INDEX nodes_priced ON nodes (engine) WHERE price IS NOT NULL",
+    "ALTER TABLE attempts ADD COLUMN price {int}",
+    "ALTER TABLE attempts ADD COLUMN cost {int}",
+    "ALTER TABLE runs ADD COLUMN cost {int} NOT NULL DEFAULT 0",
 )
 """What came with version 4. A new record grows by it too, so that columns stand where they do in an older one."""
 

@@ -14,6 +14,7 @@ from skep.record import (
     artifacts,
     backup,
     chunks,
+    costs,
     decisions,
     definitions,
     history,
@@ -193,6 +194,12 @@ class SqlRecord(Doors):
 
     async def want_drain(self, engine: str, node: str, on: bool, at_ms: int) -> None:
         await self._write(nodes.want_drain, engine, node, on, at_ms)
+
+    async def set_price(self, engine: str, node: str, cost_per_hour: float, slots: int, at_ms: int) -> None:
+        await self._write(costs.set_price, engine, node, costs.price_of(cost_per_hour, slots), at_ms)
+
+    async def priced(self, engine: str) -> set[str]:
+        return set(await self._read_small(costs.prices, engine))
 
     async def flags(self) -> dict[str, str]:
         return await self._read(nodes.flags)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from skep.errors import RecordError, StaleEpochError
 from skep.model.event import Event
+from skep.record import costs
 from skep.record.dialect import Bulk, Transaction, Trouble
 from skep.record.fold import ALL_SO_FAR, clean, fold
 
@@ -33,11 +34,12 @@ _TASKS: Final = Bulk(
 )
 _ATTEMPTS: Final = Bulk(
     "INSERT INTO attempts (run_id, idx, attempt, state, token_epoch, token_n, first_epoch, first_n, node, granted_ms,"
-    " started_ms, finished_ms, error)",
-    "text int int text int int int int text int int int bytes",
+    " started_ms, finished_ms, error, price)",
+    "text int int text int int int int text int int int bytes int",
     "ON CONFLICT (run_id, idx, attempt) DO UPDATE SET state = excluded.state,"
     " first_epoch = COALESCE(attempts.first_epoch, excluded.first_epoch),"
-    " first_n = COALESCE(attempts.first_n, excluded.first_n), "
+    " first_n = COALESCE(attempts.first_n, excluded.first_n),"
+    " price = COALESCE(attempts.price, excluded.price), "
     + _keep("attempts", "token_epoch", "token_n", "node", "granted_ms", "started_ms", "finished_ms", "error"),
 )
 _ADOPTED: Final = Bulk(
@@ -84,29 +86,35 @@ def transcribe(tx: Transaction, engine: str, epoch: int, after: int, events: Seq
     last = after + len(events)
     if events and (events[0].n != after + 1 or events[-1].n != last):
         raise RecordError(f"events {events[0].n} to {events[-1].n} do not follow mark {after} one by one; read them again")
-    sql = "UPDATE engines SET mark = ? WHERE id = ? AND epoch = ? AND mark = ? RETURNING EXISTS (SELECT 1 FROM waits)"
+    sql = (
+        "UPDATE engines SET mark = ? WHERE id = ? AND epoch = ? AND mark = ? RETURNING EXISTS (SELECT 1 FROM waits),"
+        " EXISTS (SELECT 1 FROM nodes WHERE nodes.engine = engines.id AND nodes.price IS NOT NULL)"
+    )
     moved = tx.one(sql, last, engine, epoch, after)
     if moved is None:
         raise StaleEpochError(f"engine {engine}: the record is not at mark {after} of epoch {epoch}; read its row again")
     if events:
-        _apply(tx, engine, epoch, after, events, bool(moved[0]))
+        prices = costs.prices(tx, engine) if moved[1] else {}
+        _apply(tx, engine, epoch, after, events, bool(moved[0]), prices)
 
 
-def _apply(tx: Transaction, engine: str, epoch: int, after: int, events: Sequence[Event], waits: bool) -> None:
+def _apply(
+    tx: Transaction, engine: str, epoch: int, after: int, events: Sequence[Event], waits: bool, prices: Mapping[str, int]
+) -> None:
     """Writes a batch; one that fails for what it holds is cut in halves until the bad event stands alone in `rejected`.
 
-    `waits`: whether anything waits before it.
+    `waits`: whether anything waits before it. `prices`: of nodes; empty: nothing ever cost anything.
     """
     try:
         with tx.savepoint():
-            _write(tx, engine, epoch, events, waits)
+            _write(tx, engine, epoch, events, waits, prices)
     except Exception as error:
         if tx.dialect.trouble(error) is not Trouble.DATA:
             raise
         if len(events) > 1:
             middle = len(events) // 2
-            _apply(tx, engine, epoch, after, events[:middle], waits)
-            _apply(tx, engine, epoch, after + middle, events[middle:], True)
+            _apply(tx, engine, epoch, after, events[:middle], waits, prices)
+            _apply(tx, engine, epoch, after + middle, events[middle:], True, prices)
             return
         _reject(tx, engine, epoch, after + 1, events[0], error)
 
@@ -118,7 +126,7 @@ def _reject(tx: Transaction, engine: str, epoch: int, n: int, event: Event, erro
     tx.tell("INSERT INTO rejected (engine, epoch, n, error, event) VALUES (?, ?, ?, ?, ?)", engine, epoch, n, text, body)
 
 
-def _write(tx: Transaction, engine: str, epoch: int, events: Sequence[Event], waits: bool) -> None:
+def _write(tx: Transaction, engine: str, epoch: int, events: Sequence[Event], waits: bool, prices: Mapping[str, int]) -> None:
     """Events of no run are the engine's own, under its id: several engines share a record, and perhaps an epoch."""
     changes = fold(epoch, events)
     tx.many(
@@ -129,6 +137,9 @@ def _write(tx: Transaction, engine: str, epoch: int, events: Sequence[Event], wa
         ],
     )
     astuple = msgspec.structs.astuple
+    if prices:
+        for attempt in changes.attempts.values():
+            attempt.price = prices.get(attempt.node or "")
     tx.many(_READY, [place for place in changes.ready if place not in changes.tasks])
     # In the order of the primary keys, which are unique here: the tables are their own index, and neighbours share a page.
     tx.many(_TASKS, sorted(map(astuple, changes.tasks.values())))
@@ -137,6 +148,8 @@ def _write(tx: Transaction, engine: str, epoch: int, events: Sequence[Event], wa
     tx.many(_ATTEMPTS, sorted(map(astuple, changes.attempts.values())))
     tx.many(_EXPANSIONS, [(*place, *children) for place, children in changes.expansions.items()])
     tx.many(_RUNS, sorted(map(astuple, changes.runs.values())))
+    if prices:
+        costs.spend(tx, sorted(changes.attempts))
     if waits:
         tx.many(_OVER, [place for place in changes.tasks.keys() | changes.ready.keys() if place not in changes.waits])
     tx.many(_WAITS, [astuple(wait) for wait in changes.waits.values()])

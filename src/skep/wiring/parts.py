@@ -10,6 +10,7 @@ from skep.engine.protocol import Engine
 from skep.errors import NotFoundError
 from skep.hub.core import Core
 from skep.hub.feed import Feed
+from skep.hub.prices import Prices
 from skep.hub.runs import Runs
 from skep.hub.work import Work
 from skep.loop import Loop
@@ -65,6 +66,7 @@ class Parts:
         self.reap = ReapLoop(engine, clock)
         self.runs = Runs(record, self.catalog, self.load, feed, clock, engine_id)
         self.work = Work(engine, record, self.catalog, clock, chance, server=server)
+        self.work.joins = Prices(record, clock, engine_id).joins
         self._chance = chance
         self.waits = self.new_waits()
         self.loops: list[Loop] = [self.transcribe, self.load, self.place, self.promote, self.reap]
