@@ -270,6 +270,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "accepted_ms": "when it was on disk",
         "started_ms": "when the engine took it up",
         "finished_ms": "when its last task had ended",
+        "cost": "of its attempts that are over, in the unit of the nodes' `cost_per_hour`",
         "tasks": "all tasks in the order of the workflow, the children of a map right after it",
     },
     TaskView: {
@@ -293,6 +294,7 @@ FIELDS: Mapping[type, Mapping[str, str]] = {
         "started_ms": "start",
         "finished_ms": "end",
         "error": "as that of the task",
+        "cost": "as that of the run; left out where it cost nothing",
     },
 }
 
@@ -311,7 +313,7 @@ def document() -> str:
 def _type_name(hint: Any) -> str:
     if hint is Any:
         return "any JSON"
-    simple = {str: "text", int: "number", dict[str, str]: "mapping", type(None): "null"}
+    simple = {str: "text", int: "number", float: "number", dict[str, str]: "mapping", type(None): "null"}
     if hint in simple:
         return simple[hint]
     if typing.get_origin(hint) is list:

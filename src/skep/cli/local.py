@@ -14,6 +14,8 @@ from skep.model.node import NodeInfo
 from skep.model.units import parse_bytes
 from skep.node.probe import node_info, probe
 
+AMOUNTS: Final = {"cost": "cost_per_hour", "weight": "weight"}
+"""Numbers that a node says of itself, by what they are called here."""
 NODE: Final = 'A local node, such as "fast:cpu,ssd;slots=4"; without ":" it has what this machine has. Repeat it.'
 
 
@@ -53,12 +55,24 @@ def _node(text: str, probed: NodeInfo) -> NodeInfo:
                 changes["cpu_milli"] = milli(value)
             elif key in ("memory", "vram"):
                 changes[key] = parse_bytes(value)
+            elif key in AMOUNTS:
+                changes[AMOUNTS[key]] = _amount(key, value)
             else:
                 changes["labels"][key] = value
     except ValueError as error:
-        example = "name:cap,cap;slots=4;cpu=2;memory=8GB;label=value"
+        example = "name:cap,cap;slots=4;cpu=2;memory=8GB;cost=0.5;label=value"
         raise typer.BadParameter(f"{text!r}: {error}; expected {example}", param_hint="--node") from None
     return msgspec.structs.replace(probed, **changes)
+
+
+def _amount(key: str, text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount < 1_000_000:
+        raise ValueError(f"{key}: found {text!r}, expected a number from 0, such as 0.5")
+    return amount
 
 
 def milli(text: str) -> int:

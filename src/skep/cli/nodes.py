@@ -10,7 +10,7 @@ import typer
 from skep.cli import remote
 from skep.cli.grid import Cell, Column, Grid
 from skep.cli.moments import age
-from skep.model.units import format_bytes
+from skep.model.units import format_bytes, format_cost
 from skep.model.views import NodeView
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
@@ -26,6 +26,8 @@ COLUMNS: Final = (
     Column("heard"),
     Column("has", cut=True),
 )
+PRICE: Final = Column("per hour", right=True)
+"""Where a node costs anything."""
 
 
 @app.command()
@@ -49,10 +51,12 @@ def nodes(
             remote.note("no node is here")
         else:
             now_ms = time.time_ns() // 1_000_000
-            remote.say(*Grid(COLUMNS, remote.width()).page(_row(node, now_ms) for node in found))
+            priced = any(node.cost_per_hour for node in found)
+            columns = (*COLUMNS[:-1], *([PRICE] if priced else ()), COLUMNS[-1])
+            remote.say(*Grid(columns, remote.width()).page(_row(node, now_ms, priced) for node in found))
 
 
-def _row(node: NodeView, now_ms: int) -> list[Cell]:
+def _row(node: NodeView, now_ms: int, priced: bool) -> list[Cell]:
     there = node.state in ("live", "draining", "silent")
     labels = [f"{name}={value}" if value else name for name, value in node.labels.items()]
     return [
@@ -63,5 +67,6 @@ def _row(node: NodeView, now_ms: int) -> list[Cell]:
         f"{node.cpu_free:g}/{node.cpu:g}" if there else "-",
         f"{format_bytes(node.memory_free)}/{format_bytes(node.memory)}" if there and node.memory else "-",
         age(node.beat_ms, now_ms),
+        *([format_cost(node.cost_per_hour) if node.cost_per_hour else "-"] if priced else ()),
         (" ".join([*node.capabilities, *labels]), "dim"),
     ]

@@ -17,7 +17,7 @@ from skep.cli.screen import Line, cut, plain
 from skep.client import Client
 from skep.model.run import TaskView
 from skep.model.state import TaskState
-from skep.model.units import format_duration
+from skep.model.units import format_cost, format_duration
 from skep.model.views import RunSummary
 from skep.model.wait import WaitView
 
@@ -143,6 +143,8 @@ def _facts(run: RunSummary, now_ms: int) -> Iterator[tuple[str, str]]:
         yield "started", both(run.started_ms, now_ms)
         took = format_duration((run.finished_ms or now_ms) - run.started_ms)
         yield ("finished", f"{both(run.finished_ms, now_ms)}, after {took}") if run.finished_ms else ("runs for", took)
+    if run.cost:
+        yield "cost", format_cost(run.cost) + ("" if run.finished_ms else " so far")
 
 
 def _held(client: Client, run: RunSummary) -> str | None:
@@ -253,6 +255,7 @@ def _task(task: TaskView) -> Iterator[Line]:
         took = format_duration((tried.finished_ms or now_ms) - tried.started_ms) if tried.started_ms else "-"
         error = f": {_error(tried.error)}" if tried.error else ""
         text = f"{tried.attempt}: {tried.state} after {took}" + (f" on {tried.node}" if tried.node else "")
+        text += f", cost {format_cost(tried.cost)}" if tried.cost else ""
         yield [("  attempt   ", "dim"), (text, ""), (plain(error), "red")]
     if task.error:
         yield []

@@ -4,6 +4,7 @@ Durations are milliseconds, sizes are bytes, priorities are 1 to 10. The arithme
 100 ms; what does not divide evenly is rounded up, so that a positive value never becomes zero.
 """
 
+import math
 import re
 from decimal import ROUND_CEILING, Decimal
 from typing import Final
@@ -75,6 +76,12 @@ def parse_bytes(value: str | int) -> int:
     if amount is None or amount > MAX_BYTES:
         raise _refusal(value, "a size from 0 to 1 EiB: bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB, TiB", "8GB")
     return _whole(amount)
+
+
+def format_cost(cost: float) -> str:
+    """Money in whatever unit: two digits after the point, or as many as show three that are not 0."""
+    digits = 2 if not 0 < cost < 0.1 else min(2 - math.floor(math.log10(cost)), 9)
+    return f"{cost:,.{digits}f}"
 
 
 def format_bytes(n: int) -> str:
