@@ -42,6 +42,16 @@ class FakeWork:
         """How often a node has shown all that it has."""
         self.expected: list[str] = []
         """Nodes that have joined and are to present what they have."""
+        self.coming: set[str] = set()
+        """Of those the ones that have not taken anything yet."""
+        self.lets_in = asyncio.Event()
+        """Whether what nodes present is taken up."""
+        self.lets_in.set()
+        self.calls = 0
+        """How often a node has called."""
+        self.admits = asyncio.Event()
+        """Whether those who call hear anything."""
+        self.admits.set()
         self.presented: list[tuple[list[Held], list[Outcome]]] = []
         self.beats: list[Beat] = []
         self.retired: list[tuple[str, bool]] = []
@@ -82,9 +92,13 @@ class FakeWork:
 
     async def live(self, node: str) -> LiveNode | None:
         incarnation = self.registered.get(node)
+        self.calls += 1
+        self._note()
+        await self.admits.wait()
         if incarnation is None:
             return None
-        return LiveNode(NodeInfo(node, incarnation, identity=self.identities.get(node, "")), {}, 0, False)
+        info = NodeInfo(node, incarnation, identity=self.identities.get(node, ""))
+        return LiveNode(info, {}, 0, False, coming=node in self.coming)
 
     async def holders(self, tasks: Sequence[tuple[str, int]]) -> dict[tuple[str, int], str]:
         return {task: self.elsewhere[task] for task in tasks if task in self.elsewhere}
@@ -96,6 +110,7 @@ class FakeWork:
         self.identities[info.id] = info.identity
         if coming:
             self.expected.append(info.id)
+            self.coming.add(info.id)
         self._note()
         return OK
 
@@ -126,6 +141,7 @@ class FakeWork:
     async def take(self, node: str, incarnation: int, after: int, limit: int) -> list[InboxEntry]:
         if self.registered.get(node) != incarnation:
             raise NotFoundError(node)
+        self.coming.discard(node)
         return [entry for entry in self.inbox if entry.number > after][:limit]
 
     async def report(self, outcomes: Sequence[Outcome]) -> list[Answer]:
@@ -141,6 +157,8 @@ class FakeWork:
         self, node: str, incarnation: int, held: Sequence[Held], outcomes: Sequence[Outcome], *, more: bool = False
     ) -> None:
         self.presented.append((list(held), list(outcomes)))
+        self._note()
+        await self.lets_in.wait()
         if not more:
             self.complete += 1
         self.events += len(outcomes)

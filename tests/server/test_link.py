@@ -377,6 +377,57 @@ async def test_leases_of_the_same_engine_are_not_presented_again(served: Served)
         await work.until(lambda: work.outcomes)
 
 
+async def test_a_node_whose_connection_is_cut_before_it_is_let_in_has_not_come(served: Served) -> None:
+    """Whoever waits for it would go on without what it has."""
+    async with Joined(served.path, beat_s=0.05) as n:
+        served.work.give(grant("a", 1))
+        await n.hands.until(lambda: n.hands.attempts)
+        work = FakeWork(epoch=8)
+        work.lets_in.clear()
+        served.links.serve_for(work)  # type: ignore[arg-type]
+        await work.until(lambda: work.presented)
+        for times in (2, 3):
+            served.links.connections["n"].cut()
+            await work.until(lambda times=times: len(work.presented) == times)  # type: ignore[misc]
+        assert [[one.grant.token for one in held] for held, _ in work.presented] == [[Token(7, 1)]] * 3, (
+            "it shows all each time"
+        )
+        assert work.expected == ["n"], "it joined once"
+        await work.until(lambda: work.beats)
+        assert work.coming == {"n"}
+        work.give(Adopted(Token(7, 1), Token(8, 1)))
+        work.lets_in.set()
+        await work.until(lambda: work.beats[-1].leases == (Token(8, 1),))
+        assert not work.retired
+
+
+async def test_who_says_hello_when_the_engine_was_just_opened_anew_is_served_for_that_one(served: Served) -> None:
+    work = FakeWork(epoch=8)
+    async with served.connect() as opened:
+        await until(lambda: served.links._open)
+        served.links.serve_for(work)  # type: ignore[arg-type]
+        await opened.send(frames.whole([Hello(PROTOCOL, NodeInfo("n"), 0, 0)]))
+        assert said(await opened.recv())[0].epoch == 8
+        await opened.send(frames.whole([frames.Beat(1, [], 0)]))
+        await work.until(lambda: work.beats)
+        assert not served.work.beats
+
+
+async def test_nobody_is_admitted_to_an_engine_that_is_over(served: Served) -> None:
+    served.work.admits.clear()
+    work = FakeWork(epoch=8)
+    n = Joined(served.path)
+    opening = asyncio.create_task(n.node.open())
+    await served.work.until(lambda: served.work.calls)
+    served.links.serve_for(work)  # type: ignore[arg-type]
+    served.work.admits.set()
+    await opening
+    await work.until(lambda: work.complete)
+    assert n.link.epoch == 8
+    assert not served.work.presented
+    await n.node.close(give_back=True)
+
+
 async def test_a_later_start_takes_the_place_of_an_earlier_one(served: Served) -> None:
     async with Joined(served.path, incarnation=1) as first, Joined(served.path, incarnation=2):
         assert "later start" in await asyncio.wait_for(first.link.ended, 10)

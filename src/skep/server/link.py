@@ -13,7 +13,7 @@ from typing import Any, Final
 from starlette.routing import BaseRoute, WebSocketRoute
 
 from skep.engine.protocol import OK
-from skep.errors import SkepError
+from skep.errors import SkepError, StaleEpochError
 from skep.hub.work import Work
 from skep.model.node import NodeInfo
 from skep.model.run import Token
@@ -103,12 +103,16 @@ class Links:
             return frames.Refused(reason, PROTOCOL, hello.version)
         if not 0 < len(info.id) <= LONGEST_ID or not info.id.isprintable():
             return frames.Refused(f"a node's id has 1 to {LONGEST_ID} printable characters", PROTOCOL, hello.version)
-        live = await self._work.live(info.id)
+        work = connection.work = self._work  # it may be another one than when the connection was made
+        live = await work.live(info.id)
         if live is not None and live.info.identity and info.identity and live.info.identity != info.identity:
             return frames.Refused(_taken(info.id), PROTOCOL, hello.version)
-        anew = live is None or live.info.incarnation != info.incarnation
-        if anew and await self._work.register(info, beats=True, coming=True) != OK:
+        known = live is not None and live.info.incarnation == info.incarnation
+        if not known and await work.register(info, beats=True, coming=True) != OK:
             return frames.Refused(f"a later start of the node '{info.id}' is here already", PROTOCOL, hello.version)
+        anew = not known or (live is not None and live.coming)  # it has not presented all that it has, on no connection
+        if work is not self._work:
+            raise StaleEpochError("the engine was opened anew meanwhile")
         before = self.connections.get(info.id)
         if before is not None:
             before.replaced(info.incarnation)
@@ -117,7 +121,7 @@ class Links:
         connection.mine = self._leases.setdefault(info.id, set())
         self.connections[info.id] = connection
         self._ended.pop(info.id, None)
-        return frames.Welcome(PROTOCOL, self._work.epoch, anew, VERSION)
+        return frames.Welcome(PROTOCOL, work.epoch, anew, VERSION)
 
     def _over(self, connection: Connection) -> None:
         info = connection.info
