@@ -111,6 +111,18 @@ def test_the_same_key_gives_the_same_run(server: Any) -> None:
     assert "job-1" in server("submit", "flow.yaml", "--input", "who=other", "--idempotency-key", "job-1", code=3).stderr
 
 
+def test_a_unique_run_is_given_while_it_goes_on(server: Any) -> None:
+    server.file("flow.yaml", "name: one\nunique: only\ntasks:\n  a: {approval: 'Go on?'}\n")
+    run = server("submit", "flow.yaml").stdout.strip()
+    done = server("submit", "flow.yaml")
+    assert done.stdout.strip() == run
+    assert f"nothing was started: run {run} has this key" in done.stderr
+    assert json.loads(server("submit", "flow.yaml", "--json").stdout)["known"] is True
+    other = server("submit", "flow.yaml", "--unique", "another").stdout.strip()
+    assert other != run
+    server("cancel", run, other)
+
+
 def test_a_run_may_start_later(server: Any) -> None:
     run = server.submit("flow.yaml", ONE, "--in", "1h")
     with server.client() as client:

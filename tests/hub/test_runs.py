@@ -260,3 +260,52 @@ async def test_logs_of_a_map_that_unfolds_while_they_are_followed(stage: Stage) 
     await stage.hub.work.log([LogChunk(run, 2, 1, "out", 0, 0, b"hello")])
     stage.feed.stir([run])
     assert [(line.task, line.text) for line in await first] == [("each[1]", "hello")]
+
+
+# -- unique
+
+
+async def test_while_a_unique_run_goes_on_another_submission_is_that_run(stage: Stage) -> None:
+    given: dict[str, Any] = {"inputs": {"repo": "main"}, "unique": "build ${{ inputs.repo }}"}
+    first = await stage.submit({"a": RUN}, **given)
+    assert await stage.submit({"a": RUN}, {"repo": "main"}, **given) == first
+    other = await stage.submit({"a": RUN}, {"repo": "dev"}, **given)
+    assert other != first
+    assert await stage.submit({"b": RUN}, name="other", unique="build main") == first, "keys are the namespace's"
+    assert await stage.submit({"a": RUN}, **given, namespace="team") != first
+    await stage.hub.runs.cancel(first)
+    await stage.go()
+    assert await stage.submit({"a": RUN}, {"repo": "dev"}, **given) == other
+    assert await stage.submit({"a": RUN}, {"repo": "main"}, **given) != first, "its key is free"
+
+
+async def test_the_key_of_a_submission_counts_in_place_of_the_workflows_own(stage: Stage) -> None:
+    spec = workflow({"a": RUN}, unique="own")
+    first = await stage.hub.runs.submit(spec, unique="mine")
+    assert await stage.hub.runs.submit(spec) != first
+    assert await stage.hub.runs.submit(spec, unique="mine") == first
+
+
+async def test_child_runs_are_never_unique(stage: Stage) -> None:
+    spec = workflow({"a": RUN}, unique="k")
+    parent = await stage.record.run(await stage.hub.runs.submit(spec))
+    children = {await stage.hub.runs.submit(spec, parent=parent, parent_task=task) for task in (0, 1)}
+    assert len({parent.id, *children}) == 3
+
+
+@pytest.mark.parametrize(
+    ("unique", "message"),
+    [
+        ("${{ tasks.a.output }}", r"unique: .*may name inputs, not tasks"),
+        ("${{ inputs.y }}", "unique: there is no input 'y'"),
+        ("${{ item }}", "unique: `item` and `index` are only for"),
+        ("${{ secrets.x }}", "unique: secrets are only for"),
+        ("${{ inputs.x.y }}", "unique: "),
+        ("${{ inputs.x[:0] }}", "unique: comes to 0 bytes"),
+        ("x" * 1_001, "unique: comes to 1,001 bytes, expected 1 to 1,000"),
+        ("", "unique: found '', expected a text"),
+    ],
+)
+async def test_a_unique_key_that_is_none_is_refused(stage: Stage, unique: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        await stage.submit({"a": RUN}, inputs={"x": "text"}, unique=unique)

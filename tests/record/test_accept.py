@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,49 @@ async def test_accepting_again_and_idempotency_keys(ready_record: SqlRecord, new
     ]
 
 
-@pytest.mark.parametrize("bad", [{"workflow": "\ud800"}, {"priority": 2**70}, {"namespace": "a\0b"}, {"inputs": "text"}])
+async def test_while_a_run_with_a_unique_key_goes_on_it_is_the_answer(ready_record: SqlRecord, new_run: New) -> None:
+    def unique(id: str, **fields: Any) -> NewRun:
+        return new_run(id, unique="k", **fields)
+
+    answers = await ready_record.accept(
+        [
+            unique("r2"),
+            unique("r3", digest="d9", inputs=b"[]"),
+            unique("r4", namespace="other"),
+            unique("r2"),
+            new_run("r5", unique="l"),
+            unique("r6", engine="e2"),
+        ]
+    )
+    assert answers[:5] == [("r2", True), ("r2", False), ("r4", True), ("r2", False), ("r5", True)]
+    assert "run r2 has the unique key 'k' and goes on elsewhere" in str(answers[5])
+    with pytest.raises(NotFoundError):
+        await ready_record.run("r3")
+
+
+async def test_a_unique_key_is_free_when_its_run_has_ended(ready_record: SqlRecord, new_run: New) -> None:
+    first = EngineRow("solo", EPOCH, 0, "p", True)
+    assert await ready_record.open_engine(first, after_epoch=0)
+    assert await ready_record.accept([new_run("r2", unique="k", engine="solo")]) == [("r2", True)]
+    await ready_record.abandon("solo", NOW + 1)
+    assert await ready_record.accept([new_run("r3", unique="k")]) == [("r3", True)]
+    assert await ready_record.accept([new_run("r2", unique="k", engine="solo")]) == [("r2", False)], "it is known by its id"
+    with pytest.raises(WrongStateError, match=r"unique key 'k', with which run r3 goes on"):
+        await ready_record.command("r2", "retry", b"{}", NOW + 2)
+    assert (await ready_record.run("r2")).state == RunState.FAILED
+
+
+async def test_of_many_who_submit_at_once_one_is_first(record: SqlRecord, new_run: New) -> None:
+    answers = await asyncio.gather(*(record.accept([new_run(f"r{n}", unique="k")]) for n in range(40)))
+    found = [answer for (answer,) in answers if not isinstance(answer, Exception)]
+    assert len(found) == 40
+    assert len({answer.id for answer in found}) == 1
+    assert sum(answer.new for answer in found) == 1
+
+
+@pytest.mark.parametrize(
+    "bad", [{"workflow": "\ud800"}, {"priority": 2**70}, {"namespace": "a\0b"}, {"unique": "a\0b"}, {"inputs": "text"}]
+)
 async def test_a_run_that_cannot_be_stored_is_refused_alone(ready_record: SqlRecord, new_run: New, bad: dict[str, Any]) -> None:
     refused, accepted = await ready_record.accept([new_run("bad", **bad), new_run("good")])
     assert isinstance(refused, RefusedError)

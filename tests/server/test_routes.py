@@ -91,6 +91,22 @@ def test_the_same_id_again_is_the_same_run(client: Client) -> None:
         client.runs.submit(flow(b=ECHO), run_id=first.id)
 
 
+def test_a_unique_run_is_answered_while_it_goes_on(client: Client) -> None:
+    asks = flow(a={"approval": "?"})
+    first = client.runs.submit(asks, unique="k")
+    assert not first.known
+    again = client.runs.submit(flow(a=ECHO), unique="k")
+    assert (again.id, again.workflow, again.known) == (first.id, asks.name, True)
+    assert client.submit(flow(a=ECHO), unique="k").id == first.id
+    assert client.runs.submit(flow(a=ECHO), unique="k", wait_s=0.1).known
+    assert client.runs.submit(asks, run_id=first.id, unique="k").known is False, "it was sent again, which is no news"
+    client.runs.cancel(first.id)
+    client.runs.wait(first.id, 10)
+    assert client.runs.submit(flow(a=ECHO), unique="k").id != first.id
+    with pytest.raises(SpecError, match="unique: comes to 0 bytes"):
+        client.runs.submit(flow(a=ECHO), unique="")
+
+
 def test_the_same_key_again_is_the_same_run(client: Client, raw: Any) -> None:
     run = client.runs.submit(flow(a=ECHO), idempotency_key="k1")
     assert client.runs.submit(flow(a=ECHO), idempotency_key="k1").id == run.id
