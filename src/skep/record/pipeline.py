@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from itertools import count
@@ -33,11 +33,17 @@ log = logging.getLogger(__name__)
 
 BULK_ROWS: Final = 4_096
 """Rows in one statement at most."""
+FEW_ROWS: Final = 4
+"""So many stand one by one in their statement. Of an array PostgreSQL believes that it has a hundred: it plans the statement
+anew each time, or looks through a whole table for the one."""
+MANY_ROWS: Final = 64
+"""A statement with more is sent at once: it is worked on while the next one is made ready."""
 FETCHED: Final = (64, 512, 1_024)
 """Rows that `each` asks for, first and then."""
 LOCKS: Final = 256
 """Different locks of one kind: names share them by chance, so that a large transaction does not use up the server's."""
-_ARRAYS: Final = {"int": "%s::bigint[]", "text": "%s::text[]", "bytes": "%s::bytea[]"}
+_ARRAYS: Final = {"int": "bigint[]", "text": "text[]", "bytes": "bytea[]"}
+Values = Sequence[Any] | Mapping[str, Any]
 
 
 @cache
@@ -46,14 +52,17 @@ def _marked(sql: str) -> str:
 
 
 @cache
-def _bulk_text(bulk: Bulk) -> str:
-    arrays = ", ".join(_ARRAYS[column] for column in bulk.columns.split())
-    return f"{bulk.head} SELECT * FROM unnest({arrays}) {bulk.tail}"
+def _bulk_text(bulk: Bulk, few: int) -> str:
+    """For so many rows; 0: for any number. Its parameters are the columns, as arrays."""
+    arrays = [f"%(c{at})s::{_ARRAYS[column]}" for at, column in enumerate(bulk.columns.split())]
+    rows = ", ".join(f"({', '.join(f'({array})[{row}]' for array in arrays)})" for row in range(1, few + 1))
+    source = f"VALUES {rows}" if few else f"SELECT * FROM unnest({', '.join(arrays)})"
+    return f"{bulk.head} {source} {bulk.tail}"
 
 
 @cache
-def _packers(bulk: Bulk) -> list[Any]:
-    return [PACK[column] for column in bulk.columns.split()]
+def _packers(bulk: Bulk) -> list[tuple[str, Any]]:
+    return [(f"c{at}", PACK[column]) for at, column in enumerate(bulk.columns.split())]
 
 
 class PostgresTransaction:
@@ -79,12 +88,12 @@ class PostgresTransaction:
 
     # -- statements
 
-    def _execute(self, text: str, values: Sequence[Any] = ()) -> psycopg.Cursor[Row]:
+    def _execute(self, text: str, values: Values = ()) -> psycopg.Cursor[Row]:
         self._sent += 1
         with self._failing():
             return self._live().cursor(binary=True).execute(text, values or None)
 
-    def _rows(self, text: str, values: Sequence[Any]) -> list[Row]:
+    def _rows(self, text: str, values: Values) -> list[Row]:
         cursor = self._execute(text, values)
         with self._failing():
             return cursor.fetchall()
@@ -137,16 +146,20 @@ class PostgresTransaction:
 
     def many(self, bulk: Bulk, rows: Sequence[Row]) -> None:
         for start in range(0, len(rows), BULK_ROWS):
-            self._execute(_bulk_text(bulk), self._packed(bulk, rows[start : start + BULK_ROWS]))
+            self._execute(*self._bulk(bulk, rows[start : start + BULK_ROWS]))
 
     def back(self, bulk: Bulk, rows: Sequence[Row]) -> list[Row]:
         found: list[Row] = []
         for start in range(0, len(rows), BULK_ROWS):
-            found += self._rows(_bulk_text(bulk), self._packed(bulk, rows[start : start + BULK_ROWS]))
+            found += self._rows(*self._bulk(bulk, rows[start : start + BULK_ROWS]))
         return found
 
-    def _packed(self, bulk: Bulk, rows: Sequence[Row]) -> list[Any]:
-        return [pack(column) for pack, column in zip(_packers(bulk), zip(*rows, strict=True), strict=True)]
+    def _bulk(self, bulk: Bulk, rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
+        """The statement and its parameters."""
+        if len(rows) > MANY_ROWS and self._pipeline is not None:
+            self._pipeline[1].waits = False
+        packed = {name: pack(column) for (name, pack), column in zip(_packers(bulk), zip(*rows, strict=True), strict=True)}
+        return _bulk_text(bulk, len(rows) if len(rows) <= FEW_ROWS else 0), packed
 
     def lock(self, *names: str, shared: bool = False) -> None:
         kind, *rest = names

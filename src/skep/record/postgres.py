@@ -16,6 +16,7 @@ from skep.record import arrays, settings
 from skep.record.dialect import Concern, Row, Spoiled, Transaction, Trouble
 from skep.record.owner import Owner
 from skep.record.pipeline import PostgresTransaction
+from skep.record.together import Together
 
 T = TypeVar("T")
 
@@ -57,6 +58,11 @@ class Connection(psycopg.Connection[Row]):
     """One that waits for no answer for ever."""
 
     limit_s = READ_S
+
+    def pipeline(self) -> Any:
+        """Its statements go together, as long as they are small."""
+        self._pipeline = Together(self)
+        return super().pipeline()
 
     def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
         return super().wait(_limited(gen, self.limit_s), *args, **kwargs)
