@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from skep.engine.protocol import InboxEntry, Load
-from skep.model.node import Adopted, Grant, LockGrant, NodeInfo, Stop
+from skep.model.node import Adopted, Grant, LiveNode, LockGrant, NodeInfo, Stop
 from skep.model.run import Claim, Policy, ReadyTask, Shape, Token
 from skep.model.state import RunState, TaskState
 
@@ -275,7 +275,20 @@ class Lease:
 class LiveNodeState:
     """A node, what of it is free, and its inbox."""
 
-    __slots__ = ("beat_ms", "beats", "coming", "dismissed", "draining", "free", "inbox", "info", "leases", "number", "server")
+    __slots__ = (
+        "beat_ms",
+        "beats",
+        "coming",
+        "dismissed",
+        "draining",
+        "free",
+        "inbox",
+        "info",
+        "leases",
+        "number",
+        "server",
+        "shown",
+    )
 
     def __init__(self, info: NodeInfo, beats: bool, now_ms: int, coming: bool = False) -> None:
         self.info = info
@@ -289,10 +302,17 @@ class LiveNodeState:
         self.inbox: deque[InboxEntry] = deque()
         self.number = 0
         self.dismissed: set[Token] = set()
+        self.shown: LiveNode | None = None
+        """As it was last shown; None once anything of it has changed."""
+
+    def as_live(self) -> LiveNode:
+        """As others see it, now."""
+        return LiveNode(self.info, dict(self.free), len(self.leases), self.draining, self.beat_ms, self.coming, self.server)
 
     def take(self, takes: tuple[tuple[str, int], ...]) -> bool:
         """Takes all of what an attempt needs, or nothing and says False."""
         free = self.free
+        self.shown = None
         for at, (resource, units) in enumerate(takes):
             left = free.get(resource, -1) - units
             if left < 0:
@@ -303,10 +323,12 @@ class LiveNodeState:
 
     def take_anyway(self, takes: tuple[tuple[str, int], ...]) -> None:
         """What is in use is in use, though it be more than there is."""
+        self.shown = None
         for resource, units in takes:
             self.free[resource] = self.free.get(resource, 0) - units
 
     def give_back(self, takes: tuple[tuple[str, int], ...]) -> None:
+        self.shown = None
         for resource, units in takes:
             self.free[resource] += units
 

@@ -72,6 +72,7 @@ class NodeVerbs(Ends):
             return NOT_FOUND
         node.beat_ms = self.now_ms
         node.server = item.server
+        node.shown = None
         listed = {token[1] for token in item.leases if token[0] == self.epoch}
         unseen = {e.entry.token.n for e in node.inbox if e.number > item.seen and e.entry.token.epoch == self.epoch}
         for n in sorted(node.leases.keys() - listed - unseen):
@@ -90,6 +91,7 @@ class NodeVerbs(Ends):
                 continue
             if node.draining != on:
                 node.draining = on
+                node.shown = None
                 self.emit("draining" if on else "registered", node=name, count=node.info.incarnation)
                 self.stirred.add("ready")
             answers.append(OK)
@@ -111,10 +113,17 @@ class NodeVerbs(Ends):
         return answers
 
     def list_nodes(self) -> list[LiveNode]:
-        return [
-            LiveNode(node.info, dict(node.free), len(node.leases), node.draining, node.beat_ms, node.coming, node.server)
-            for node in self.nodes.values()
-        ]
+        return [node.as_live() for node in self.nodes.values()]
+
+    def look_at_nodes(self) -> list[LiveNode]:
+        """As `list_nodes`, for who only looks: a node of which nothing has changed is the same object as the last time."""
+        found: list[LiveNode] = []
+        for node in self.nodes.values():
+            shown = node.shown
+            if shown is None:
+                shown = node.shown = node.as_live()
+            found.append(shown)
+        return found
 
     def stats(self) -> EngineStats:
         """Counts over all unfinished runs."""
@@ -138,6 +147,7 @@ class NodeVerbs(Ends):
             raise NotFoundError(f"node {node} (incarnation {incarnation}) is not registered")
         if live.coming:
             live.coming = False
+            live.shown = None
             self.stirred.add("ready")
         inbox = live.inbox
         while inbox and inbox[0].number <= after:

@@ -36,7 +36,7 @@ BLIND: Final = frozenset(
 
 def at_random(look: Look) -> Costs:
     """Any node that has room."""
-    return Costs(look.chance.random(len(look.fleet)))
+    return Costs(look.chance.random(len(look)))
 
 
 OWN: Final[Mapping[str, Policy]] = {"random": at_random}

@@ -175,7 +175,7 @@ class Simulation:
             self._at(STARTS_MS + arriving.at_ms, lambda: self._arrive(arriving, runs))
 
     def _arrive(self, arriving: Arriving, runs: object) -> None:
-        self._router.sync(self._core.list_nodes())
+        self._router.sync(self._core.look_at_nodes())
         load, wanted = self._offer(arriving)
         ms = arriving.true_ms()
         self._runs[arriving.id] = _Run(arriving, ms, self._bounds.critical_path_ms(arriving.work, ms), wanted)
@@ -265,7 +265,7 @@ class Simulation:
     def _chosen(self, wanted: Sequence[Wanted], starting: Sequence[tuple[ReadyTask, _Run, int]]) -> list[Decision]:
         if not wanted:
             return []
-        self._router.sync(self._core.list_nodes())
+        self._router.sync(self._core.look_at_nodes())
         found: list[Decision] = []
         held_s = float("inf")
         choices = self._router.route(wanted, self.now_ms)
