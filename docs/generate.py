@@ -23,6 +23,7 @@ from skep.hub import definitions as hub_definitions
 from skep.hub import events as hub_events
 from skep.hub import insight as hub_insight
 from skep.hub import nodes as hub_nodes
+from skep.hub import placement as hub_placement
 from skep.hub import queue as hub_queue
 from skep.hub import runs as hub_runs
 from skep.hub import schedules as hub_schedules
@@ -32,6 +33,7 @@ from skep.model.fields import Field, Kind, Table
 from skep.model.run import AttemptView, RunView, TaskView
 from skep.model.units import format_bytes, format_duration
 from skep.node import context
+from skep.router import options
 
 ROOT = Path(__file__).parents[1]
 
@@ -380,6 +382,7 @@ NOUNS: Mapping[str, tuple[type, type]] = {
     "tasks": (nouns.Tasks, hub_tasks.Tasks),
     "nodes": (nouns.Nodes, hub_nodes.Nodes),
     "queue": (nouns.Queue, hub_queue.Queue),
+    "placement": (nouns.Placement, hub_placement.Placement),
     "definitions": (nouns.Definitions, hub_definitions.Definitions),
     "schedules": (nouns.Schedules, hub_schedules.Schedules),
     "events": (nouns.Events, hub_events.Events),
@@ -521,6 +524,8 @@ REFERENCE: Mapping[str, Callable[[], str]] = {
     "resource keys": lambda: keys_of(keys.RESOURCES),
     "placement keys": lambda: keys_of(keys.PLACEMENT),
     "handler keys": lambda: keys_of(keys.HANDLER),
+    "placement settings": lambda: keys_of(options.SETTINGS),
+    "placement weights": lambda: keys_of(options.WEIGHTS),
     "names": names,
     "operators": operators,
     "functions": function_table,

@@ -57,6 +57,7 @@ COMMANDS: Final = {
     "reject": Entry(STEER, "decide", "Reject a task that waits for a person."),
     "drain": Entry(STEER, "drain", "Give a node nothing new."),
     "queue": Entry(STEER, "queue", "See what waits for a node; stop and go on starting tasks."),
+    "placement": Entry(STEER, "placement", "Say how nodes are chosen in the whole fleet."),
     "node": Entry(SERVE, "node", "Be a node of a server elsewhere."),
     "keys": Entry(SERVE, "keys", "Make, list and revoke keys for other machines."),
     "up": Entry(SERVE, "up", "Start the server, with a node on this machine."),

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from skep.cli.problems import problems_of
-from skep.cli.target import find_target, warnings_of
+from skep.cli.target import check_wishes, find_target, warnings_of
 from skep.errors import SkepError, SpecError
 from skep.flow import graph
 from skep.flow.plan import Plan
@@ -38,6 +38,7 @@ def check(
     """
     try:
         target = find_target(workflow)
+        check_wishes(target)
     except SkepError as error:
         if not json:
             raise

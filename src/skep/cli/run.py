@@ -17,7 +17,7 @@ from skep.cli.local import NODE, local_nodes, take_secrets
 from skep.cli.options import parse_inputs, parse_pairs, parse_timeout, parse_urgency
 from skep.cli.session import Job, run_job
 from skep.cli.summary import summary
-from skep.cli.target import check_alone, check_given, check_routes, find_target, warnings_of
+from skep.cli.target import check_alone, check_given, check_routes, check_wishes, find_target, warnings_of
 from skep.clock import SystemClock
 from skep.config import data_home
 from skep.process import tune
@@ -69,6 +69,7 @@ def run(
         check_alone(target)
         for text in warnings_of(target):
             console.say([("warning: ", "yellow"), (text, "")])
+        check_wishes(target)
         check_routes(target, nodes)
         _enter(target.base)
         tune()

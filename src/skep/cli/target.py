@@ -6,7 +6,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from traceback import StackSummary, TracebackException
 from types import ModuleType
@@ -17,6 +17,7 @@ import msgspec
 import skep
 from skep.errors import Problem, RefusedError, SkepError, SpecError
 from skep.flow.plan import Plan, check_inputs, compile_plan
+from skep.hub.placement import check_policies
 from skep.model.node import NodeInfo, Requirement
 from skep.model.spec import WorkflowSpec
 from skep.model.units import format_bytes
@@ -90,6 +91,20 @@ def _python(name: str, place: str, attribute: str) -> Target:
     except Exception as error:  # noqa: BLE001  user code may raise anything at all
         raise RefusedError(f"{name} cannot be loaded: {_told(error)}") from None
     return Target(compile_plan(spec), name, "", Path(place).parent.absolute() if is_file else Path.cwd())
+
+
+def check_wishes(target: Target) -> None:
+    """Raises SpecError when a task names a policy that is not installed here."""
+    try:
+        check_policies(target.plan, _own_policies)
+    except SpecError as error:
+        raise target.refuse(error) from None
+
+
+def _own_policies() -> Collection[str]:
+    from skep.wiring.policies import names  # noqa: PLC0415  hardly anybody has any
+
+    return names()
 
 
 def _told(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from skep.client.nouns import Definitions, Events, Insight, Keys, Nodes, Queue, Schedules, Tasks
+from skep.client.nouns import Definitions, Events, Insight, Keys, Nodes, Placement, Queue, Schedules, Tasks
 from skep.client.reach import Reach, find_reach
 from skep.client.runs import Runs
 from skep.client.wire import Wire
@@ -44,6 +44,7 @@ class Client(Wire):
         self.tasks = Tasks(self)
         self.nodes = Nodes(self)
         self.queue = Queue(self)
+        self.placement = Placement(self)
         self.definitions = Definitions(self)
         self.schedules = Schedules(self)
         self.events = Events(self)

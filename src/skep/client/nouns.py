@@ -70,6 +70,23 @@ class Queue:
         return self._wire.ask(QueueStats, "POST", f"{API}/queue/resume", body={"namespace": namespace})
 
 
+class Placement:
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def get(self) -> dict[str, Any]:
+        """What holds for the choice of nodes in the whole fleet."""
+        return self._wire.ask(dict[str, Any], "GET", f"{API}/placement")
+
+    def set(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Sets all of it: what is not named is as at first. At once, on every server."""
+        return self._wire.ask(dict[str, Any], "PUT", f"{API}/placement", body=wanted)
+
+    def reset(self) -> dict[str, Any]:
+        """As at first."""
+        return self._wire.ask(dict[str, Any], "DELETE", f"{API}/placement")
+
+
 class Definitions:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire

@@ -11,6 +11,7 @@ from skep.hub.feed import Feed
 from skep.hub.insight import Insight
 from skep.hub.keys import Keys
 from skep.hub.nodes import Nodes
+from skep.hub.placement import Placement
 from skep.hub.queue import Queue
 from skep.hub.runs import Runs
 from skep.hub.schedules import Schedules
@@ -26,6 +27,7 @@ class Hub:
     tasks: Tasks
     nodes: Nodes
     queue: Queue
+    placement: Placement
     definitions: Definitions
     schedules: Schedules
     events: Events

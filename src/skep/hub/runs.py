@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +13,7 @@ from skep.errors import RefusedError, SkepError, SpecError, WrongStateError
 from skep.flow.plan import Plan, check_inputs, check_unique, compile_plan, unique_key
 from skep.hub.feed import Feed
 from skep.hub.life import Life
+from skep.hub.placement import check_policies
 from skep.hub.streams import Streams
 from skep.hub.views import Names, summary_of
 from skep.ids import new_id
@@ -56,6 +57,8 @@ class Runs(Streams):
         self._plans: dict[int, Plan] = {}
         self.progress_of: Callable[[str], Mapping[int, Progress]] = lambda run: {}
         """How far the running tasks of a run say they are, by index: what the door for nodes keeps."""
+        self.own_policies: Callable[[], Collection[str]] = frozenset
+        """Names of placement policies beside Skep's."""
 
     def plan(self, spec: WorkflowSpec) -> Plan:
         """The compiled workflow; the last few are kept. Raises SpecError."""
@@ -68,7 +71,9 @@ class Runs(Streams):
         return kept if kept is not None and kept.spec is spec else self.keep(await compiled(spec))
 
     def keep(self, plan: Plan) -> Plan:
-        """Makes a plan known, so that submitting its workflow does not compile it again."""
+        """Makes a plan known, so that submitting its workflow does not compile it again. Raises SpecError for policies that
+        there are not."""
+        check_policies(plan, self.own_policies)
         if len(self._plans) >= PLANS or sum(len(kept.names) for kept in self._plans.values()) > PLAN_TASKS:
             self._plans.clear()
         self._plans[id(plan.spec)] = plan

@@ -7,8 +7,9 @@ another server, has granted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skep.model.node import LiveNode
 from skep.router.settings import RouterSettings
@@ -16,6 +17,8 @@ from skep.router.wanted import Choice, Kind, Wanted
 
 if TYPE_CHECKING:
     from skep.router.router import Router
+
+log = logging.getLogger(__name__)
 
 MOST_RUNNING: Final = 500_000
 """More attempts cannot be under way; some of these were never told to have ended."""
@@ -40,7 +43,9 @@ class Running(NamedTuple):
 class Routing:
     """The one router, and what it was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, policies: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """`policies`: those beside Skep's, by name."""
+        self._policies = policies
         self.router: Router | None = None
         self.running: dict[Attempt, Running] = {}
         self.on_made: Callable[[], None] = lambda: None
@@ -54,7 +59,8 @@ class Routing:
     @settings.setter
     def settings(self, settings: RouterSettings) -> None:
         self._settings = settings
-        self._tell()
+        if self.router is not None:
+            self.router.settings = settings
 
     def choose(self, wanted: Sequence[Wanted], nodes: Sequence[LiveNode], now_ms: int) -> list[Choice]:
         """A choice for each, in the order in which they are offered."""
@@ -65,13 +71,9 @@ class Routing:
     def _made(self) -> Router:
         from skep.router.router import Router  # noqa: PLC0415  it needs NumPy, and one node needs no router
 
-        router = self.router = Router()
-        self._tell()
+        router = self.router = Router(self._settings, policies=self._policies(), failed=_failed)
         self.on_made()
         return router
-
-    def _tell(self) -> None:
-        """The router hears of the settings."""
 
     def forget(self) -> None:
         """Somebody else places from here on, and knows more."""
@@ -94,3 +96,7 @@ class Routing:
         running = self.running.pop(attempt, None)
         if self.router is not None and running is not None:
             self.router.ended(attempt, running.node, running.kind, result, ran_ms or now_ms - running.since_ms, now_ms)
+
+
+def _failed(policy: str, what: str) -> None:
+    log.warning("the placement policy %s does not work, and the least loaded node is taken: %s", policy, what)

@@ -22,11 +22,13 @@ from skep.hub.hub import Hub
 from skep.hub.insight import Insight
 from skep.hub.keys import Keys
 from skep.hub.nodes import Nodes
+from skep.hub.placement import TOPIC as PLACEMENT
+from skep.hub.placement import Placement
 from skep.hub.queue import TOPIC as QUEUE
 from skep.hub.queue import Queue
 from skep.hub.schedules import Schedules
 from skep.hub.tasks import Tasks
-from skep.loop import Loop
+from skep.loop import Loop, end
 from skep.model.units import format_bytes
 from skep.record.protocol import Record
 from skep.upkeep.follow import KEPT, FollowLoop
@@ -37,6 +39,7 @@ from skep.upkeep.rejoin import Rejoin
 from skep.upkeep.schedule import TOPIC as SCHEDULES
 from skep.upkeep.schedule import ScheduleLoop
 from skep.upkeep.watch import Watch
+from skep.wiring import policies
 from skep.wiring.parts import Parts
 from skep.wiring.turns import RejoinTurns
 
@@ -81,11 +84,12 @@ class Era:
         self.engine = engine
         self._shared = shared
         self._expected = tuple(expected)
-        self._turns = RejoinTurns(engine, record, engine_id) if shared else None
+        self._turns = RejoinTurns(engine, record, clock, engine_id) if shared else None
         parts = self.parts = Parts(engine, record, clock, engine_id, feed, server=server)
         nodes = Nodes(engine, record, clock, engine_id)
         parts.work.wants_drain = nodes.wants_drain
         self._queue = Queue(engine, record, parts.load, parts.place, clock)
+        self._placement = Placement(engine, record, parts.routing, parts.place, policies.names)
         schedule = ScheduleLoop(record, clock, parts.runs.submit, parts.runs.cancel)
         self._prune = PruneLoop(record, clock, keep_ms)
         self._insight = Insight(engine, record, clock, engine_id, home, PROTOCOL)
@@ -100,6 +104,7 @@ class Era:
             tasks=Tasks(record, parts.catalog, parts.load, clock, engine_id),
             nodes=nodes,
             queue=self._queue,
+            placement=self._placement,
             definitions=Definitions(record, clock),
             schedules=Schedules(engine, record, clock, schedule),
             events=Events(engine, record, clock),
@@ -137,7 +142,8 @@ class Era:
             for loop in vital:
                 loop.longest_pause_s = LONGEST_PAUSE_S
         engine.listen("mark", self._follow.wake)
-        engine.listen(QUEUE, self._refresh.wake)
+        for topic in (QUEUE, PLACEMENT):
+            engine.listen(topic, self._refresh.wake)
         engine.listen(COMMANDS, parts.load.look)
         engine.listen(SCHEDULES, schedule.wake)
 
@@ -153,6 +159,7 @@ class Era:
         parts.load.scans = False
         parts.load.caught_up.set()
         await self._queue.open()
+        await self._placement.open()
         if self._turns is None:
             parts.load.start()
             self._refresh.start()
@@ -179,10 +186,11 @@ class Era:
         return trouble is None or asyncio.get_running_loop().time() - trouble.since_s < UNFIT_S
 
     async def _look_at_queue(self) -> bool:
-        """What is paused, and how full the store is."""
+        """What is paused, how nodes are chosen, and how full the store is."""
         place = self.parts.place
         before = place.paused, place.crowded
         await self._queue.open()
+        await self._placement.open()
         used, limit = await self.engine.memory() if self._shared else (0, 0)
         crowded = bool(limit) and used > CROWDED * limit
         if crowded != place.crowded:
@@ -256,7 +264,7 @@ class Era:
         self._watch.over(self._late, vital=False)
 
     async def _stop_leading(self) -> None:
-        await _cancelled(self._beginning)
+        await end(self._beginning)
         for loop in (*self._late, self.parts.waits, self.parts.reap, *reversed(self._early)):
             await loop.stop()
 
@@ -284,8 +292,7 @@ class Era:
         parts.load.retire()
         await self._stop_leading()
         parts.learner.forget()
-        for task in self._rejoining:
-            await _cancelled(task)
+        await end(*self._rejoining)
         self._watch.forget(self._watched)
         while not self._shared and await parts.transcribe.run_once():
             pass
@@ -298,17 +305,4 @@ class Era:
         parts.load.retire()
         parts.learner.forget()
         loops = (self._lead, self._follow, self._refresh, parts.load, parts.waits, parts.reap, *self._late, *self._early)
-        tasks = [loop.cancel() for loop in loops]
-        for task in (*self._rejoining, self._beginning):
-            if task is not None:
-                task.cancel()
-                tasks.append(task)
-        if left := [task for task in tasks if task is not None]:
-            await asyncio.wait(left, timeout=CLOSE_S)
-
-
-async def _cancelled(task: asyncio.Task[None] | None) -> None:
-    """Ends it, and returns when it has."""
-    if task is not None:
-        task.cancel()
-        await asyncio.wait([task])
+        await end(*[loop.cancel() for loop in loops], *self._rejoining, self._beginning, within_s=CLOSE_S)

@@ -27,6 +27,7 @@ from skep.upkeep.routing import Routing
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
 from skep.upkeep.waits import WaitLoop
+from skep.wiring import policies
 
 
 async def _nothing() -> None:
@@ -57,7 +58,7 @@ class Parts:
         self.catalog = Catalog(record)
         self.outputs = Outputs(engine, record, self.catalog)
         self.load = LoadLoop(engine, record, self.catalog, clock, engine_id)
-        self.routing = Routing()
+        self.routing = Routing(policies.functions)
         self.learner = Learner(record, self.catalog, self.routing, engine_id)
         self.place = PlaceLoop(engine, self.catalog, self.outputs, clock, self.routing)
         self.transcribe = TranscribeLoop(engine, record, engine_id, self.told, self.missed)
@@ -65,6 +66,7 @@ class Parts:
         self.promote = PromoteLoop(engine, clock)
         self.reap = ReapLoop(engine, clock)
         self.runs = Runs(record, self.catalog, self.load, feed, clock, engine_id)
+        self.runs.own_policies = policies.names
         self.work = Work(engine, record, self.catalog, clock, chance, server=server)
         self.work.joins = Prices(record, clock, engine_id).joins
         self._chance = chance

@@ -1,6 +1,8 @@
-"""Nodes and the queue: `/api/distributed/workers`, `/api/distributed/queue`."""
+"""Nodes, the queue and placement: `/api/distributed/workers`, `/api/distributed/queue`, `/api/distributed/placement`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -46,7 +48,22 @@ async def resume(request: Request) -> Response:
     return answer(await queue.stats())
 
 
+async def placement(request: Request) -> Response:
+    return answer(hub_of(request).placement.get())
+
+
+async def set_placement(request: Request) -> Response:
+    return answer(await hub_of(request).placement.set(await body_of(request, dict[str, Any])))
+
+
+async def reset_placement(request: Request) -> Response:
+    return answer(await hub_of(request).placement.reset())
+
+
 ROUTES = [
+    Route(f"{API}/placement", told(placement), methods=["GET"]),
+    Route(f"{API}/placement", told(set_placement), methods=["PUT"]),
+    Route(f"{API}/placement", told(reset_placement), methods=["DELETE"]),
     Route(f"{API}/workers", told(nodes), methods=["GET"]),
     Route(f"{API}/workers/{{node:str}}/drain", told(drain), methods=["POST"]),
     Route(f"{API}/queue/stats", told(stats), methods=["GET"]),
