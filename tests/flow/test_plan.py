@@ -11,7 +11,7 @@ import pytest
 from skep.errors import SpecError
 from skep.flow.check import MAX_PROBLEMS
 from skep.flow.evaluation import Scope
-from skep.flow.plan import SLOT_MS, Plan, check_inputs, compile_plan
+from skep.flow.plan import SLOT_MS, Plan, check_inputs, compile_plan, order_ms
 from skep.model.authoring import build_workflow
 from skep.model.node import Call, Requirement
 from skep.model.run import MAX_TASKS, Policy
@@ -267,10 +267,16 @@ def test_order_is_priority_first_then_the_longest_way_to_the_end() -> None:
             "ship": RUN | {"type": "deployment"},
         }
     )
-    minute = 60_000
     assert list(made.shape.order_ms) == [
-        5 * SLOT_MS + 5 * minute, 5 * SLOT_MS + 3 * minute, 6 * SLOT_MS, 10 * SLOT_MS, 8 * SLOT_MS,
+        5 * SLOT_MS + 25_000, 5 * SLOT_MS + 15_000, 6 * SLOT_MS, 10 * SLOT_MS, 8 * SLOT_MS,
     ]  # fmt: skip
+
+
+def test_ranks_are_times_where_the_longest_way_is_short() -> None:
+    made = plan({"a": RUN | {"estimated_duration": "2m"}, "b": RUN | {"needs": ["a"], "estimated_duration": "3m"}})
+    assert list(made.shape.order_ms) == [5 * SLOT_MS + 300_000, 5 * SLOT_MS + 180_000]
+    assert order_ms(made, [1_000, 2_000], 0) == [5 * SLOT_MS + 3_000, 5 * SLOT_MS + 2_000]
+    assert order_ms(made, [0, 0], 9) == [9 * SLOT_MS, 9 * SLOT_MS]
 
 
 def test_the_priority_of_the_run_holds_where_the_task_names_none() -> None:

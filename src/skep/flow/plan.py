@@ -206,7 +206,7 @@ def _shape(plan: Plan) -> Shape:
     return Shape(
         pending=[len(row) for row in needs],
         successors=successors,
-        order_ms=_order_ms(spec, successors, ordered),
+        order_ms=_order_ms(spec, spec.priority, successors, ordered, [task.estimated_ms for task in spec.tasks]),
         classes=class_of,
         class_names=[encode(wanted).decode() for wanted in classes],
         policies=[int(_POLICIES.get(task.on_failure, Policy.HANDLE)) for task in spec.tasks],
@@ -231,10 +231,22 @@ def _conflicts(plan: Plan) -> list[Problem]:
     return problems
 
 
-def _order_ms(spec: WorkflowSpec, successors: Sequence[Sequence[int]], ordered: Sequence[int]) -> list[int]:
-    """Priority first, then the longest way to the end."""
-    durations = [task.estimated_ms for task in spec.tasks]
-    ranks = graph.longest_after_ms(successors, ordered, durations) if any(durations) else durations
-    return [
-        priority_of(task, spec.priority) * SLOT_MS + min(rank, SLOT_MS) for task, rank in zip(spec.tasks, ranks, strict=True)
-    ]
+def order_ms(plan: Plan, durations_ms: Sequence[int], priority: int) -> list[int]:
+    """What orders the tasks of a run, by how long each is expected to take. `priority`: of the run; 0: its workflow's."""
+    successors = plan.shape.successors
+    return _order_ms(plan.spec, priority or plan.spec.priority, successors, graph.order(plan.needs, successors), durations_ms)
+
+
+def _order_ms(
+    spec: WorkflowSpec,
+    priority: int,
+    successors: Sequence[Sequence[int]],
+    ordered: Sequence[int],
+    durations_ms: Sequence[int],
+) -> list[int]:
+    """Priority first, then the longest way to the end: in proportion, so that the longest of all is worth a step at most."""
+    ranks = graph.longest_after_ms(successors, ordered, durations_ms) if any(durations_ms) else durations_ms
+    longest = max(ranks, default=0)
+    if longest > SLOT_MS:
+        ranks = [rank * SLOT_MS // longest for rank in ranks]
+    return [priority_of(task, priority) * SLOT_MS + rank for task, rank in zip(spec.tasks, ranks, strict=True)]

@@ -29,6 +29,7 @@ from skep.upkeep.learn import Learner
 from skep.upkeep.load import LoadLoop
 from skep.upkeep.outputs import Outputs
 from skep.upkeep.place import PlaceLoop
+from skep.upkeep.ranks import Ranks
 from skep.upkeep.rejoin import Rejoin
 from skep.upkeep.routing import Routing
 from skep.upkeep.timers import PromoteLoop, ReapLoop
@@ -179,6 +180,7 @@ class Stage:
         self.feed = Feed()
         self.load = LoadLoop(self.engine, self.record, self.catalog, self.clock, ENGINE_ID)
         self.routing = Routing()
+        self.load.ranks = Ranks(self.routing, self.engine, self.clock)
         self.learner = Learner(self.record, self.catalog, self.routing, ENGINE_ID)
         self.place = PlaceLoop(self.engine, self.catalog, self.outputs, self.clock, self.routing)
         self.transcribe = TranscribeLoop(self.engine, self.record, ENGINE_ID, self._told, self._missed)

@@ -1,7 +1,7 @@
 """Learn: the router hears how attempts went, from every recorded batch; and at first, from the record's history.
 
-It hears nothing before there is a router, and a server that stops leading lets go of it: whoever leads next begins with the
-history, in which everything is that was told meanwhile.
+A server hears of the runs that it knows. Who leads knows them all, and begins with a new router: in the history everything is
+that was told meanwhile.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Learner:
         self._routing = routing
         self._engine_id = engine_id
         self._reading: asyncio.Task[None] | None = None
+        self._seen: set[str] = set()
+        self.follows = False
+        """Another server places: what is learned here ranks the tasks of the runs that are loaded here."""
         routing.on_made = self._begin
 
     def told(self, events: Sequence[Event]) -> None:
@@ -57,7 +60,12 @@ class Learner:
                 if run is not None:
                     run.families.append((event.task, event.first, event.count))
         if self._routing.router is None:
-            return
+            if not self.follows:
+                return
+            self._seen.update(event.node for event in events if event.node and len(self._seen) < 2)
+            if len(self._seen) < 2:
+                return
+            self._routing.make()
         for event in events:
             if not event.attempt:
                 continue
@@ -105,7 +113,7 @@ class Learner:
             self._routing.ended(attempt, past.state, past.ran_ms, past.since_ms + past.ran_ms)
 
     def forget(self) -> None:
-        """This server does not lead any more."""
+        """Begins anew: this server leads from now on, or does not any more."""
         self._stop()
         self._routing.forget()
 

@@ -17,10 +17,12 @@ from skep.clock import Clock
 from skep.engine.protocol import FULL, NOT_FOUND, OK, Answer, Engine, Load
 from skep.errors import NotFoundError, SkepError, SpecError
 from skep.loop import Loop
+from skep.model.run import Shape
 from skep.model.state import RunState
 from skep.record.protocol import Command, Record, RestoredRun, RunRow
-from skep.upkeep.catalog import Catalog, RunContext
+from skep.upkeep.catalog import Catalog
 from skep.upkeep.commands import tell
+from skep.upkeep.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,8 @@ class LoadLoop(Loop):
         """Runs whose workflow this version cannot use."""
         self._commands: dict[str, int] = {}
         """Run to the number up to which its commands were handed over."""
+        self.ranks: Ranks | None = None
+        """Says which tasks of a run come first; without it, what their authors estimated does."""
         self.scans = True
         """Whether the record is asked for what was not accepted here. One server of an engine does; the others need not."""
         self._scan_ms = 0
@@ -85,6 +89,10 @@ class LoadLoop(Loop):
         if not self._retired:
             self.live.update(row.id for row in rows)
         self.wake()
+
+    def refuses(self, run: str) -> bool:
+        """Whether its workflow cannot be used by this version, so that it waits."""
+        return run in self._refused
 
     def retire(self) -> None:
         """This engine is over: what comes still is for another, and nothing is known of any run from here on."""
@@ -161,7 +169,8 @@ class LoadLoop(Loop):
                 continue
             known = restored.get(row.id, NOTHING)
             run.families += [(map.parent, map.first, map.count) for map in known.expansions]
-            loads = _chunks(row, run, known, read_ms)
+            shape = run.shape if self.ranks is None else await self.ranks.shape(run)
+            loads = _chunks(row, shape, known, read_ms)
             small = len(loads) == 1 and loads[0].count <= SMALL
             if len(together) == TOGETHER or not small:
                 await self._load_together(together)
@@ -243,9 +252,8 @@ class LoadLoop(Loop):
         self._catalog.forget(run)
 
 
-def _chunks(row: RunRow, run: RunContext, known: RestoredRun, read_ms: int) -> Sequence[Load]:
+def _chunks(row: RunRow, shape: Shape, known: RestoredRun, read_ms: int) -> Sequence[Load]:
     """The run in the pieces in which the engine takes it."""
-    shape = run.shape
     families = [(map.parent, map.first, map.count) for map in known.expansions]
     size = max([shape.size, *(first + count for _, first, count in families)])
     loads = []

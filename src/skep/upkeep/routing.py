@@ -11,11 +11,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from skep.model.node import LiveNode
+from skep.model.node import LiveNode, Requirement
 from skep.router.settings import RouterSettings
 from skep.router.wanted import Choice, Kind, Wanted
 
 if TYPE_CHECKING:
+    from skep.router.explain import Explanation
     from skep.router.router import Router
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Routing:
         self.running: dict[Attempt, Running] = {}
         self.on_made: Callable[[], None] = lambda: None
         """Called when there is a router, which knows nothing yet."""
+        self.on_choose: Callable[[Router, Sequence[Wanted], int], None] = lambda router, wanted, now_ms: None
+        """Called before each choice, with all that are to be chosen for."""
         self._settings = RouterSettings()
 
     @property
@@ -64,11 +67,37 @@ class Routing:
 
     def choose(self, wanted: Sequence[Wanted], nodes: Sequence[LiveNode], now_ms: int) -> list[Choice]:
         """A choice for each, in the order in which they are offered."""
-        router = self.router or self._made()
+        router = self.router or self.make()
         router.sync(nodes)
+        self.on_choose(router, wanted, now_ms)
         return router.route(wanted, now_ms)
 
-    def _made(self) -> Router:
+    def explained(self, wanted: Wanted, nodes: Sequence[LiveNode], now_ms: int, most: int) -> Explanation | None:
+        """Where a task would go now, with up to so many nodes that it could go to. None: there is no router."""
+        if self.router is None:
+            return None
+        self.router.sync([node for node in nodes if not node.coming])
+        return self.router.explain(wanted, now_ms, most)
+
+    def shut(self, kind: Kind, now_ms: int) -> list[str]:
+        """Nodes that get no task of this kind now: it kept failing there."""
+        barred = self.router.breaker.barred(kind.type, now_ms) if self.router is not None else {}
+        return [node for node, is_shut in barred.items() if is_shut]
+
+    def expected_s(self, kind: Kind, wanted: Requirement) -> float | None:
+        """How long a task of this kind is expected to run, averaged over the nodes that can run it; None: nothing is known."""
+        from skep.router.predictor import sound  # noqa: PLC0415  as below
+
+        if self.router is None:
+            return None
+        fleet = self.router.fleet
+        known, able = sound(self.router.predictor.predict(kind, fleet), fleet), fleet.able(wanted)
+        return float(known.median_s[able].mean()) if known is not None and able.any() else None
+
+    def make(self) -> Router:
+        """The router, made if there is none."""
+        if self.router is not None:
+            return self.router
         from skep.router.router import Router  # noqa: PLC0415  it needs NumPy, and one node needs no router
 
         router = self.router = Router(self._settings, policies=self._policies(), failed=_failed)

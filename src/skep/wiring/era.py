@@ -123,7 +123,7 @@ class Era:
             self._refresh.interval_s = IDLE_S
         self._early = [parts.transcribe, parts.place, parts.promote]
         """Of the leader, at once."""
-        self._late: list[Loop] = [schedule, self._prune]
+        self._late: list[Loop] = [schedule, self._prune, parts.decisions]
         """Of the leader, once all runs are loaded; `waits` too."""
         self._beginning: asyncio.Task[None] | None = None
         self._rejoining: list[asyncio.Task[None]] = []
@@ -131,7 +131,7 @@ class Era:
         self._leading: asyncio.Task[None] | None = None
         """Of those the last one of a leader."""
         vital = [*parts.loops, parts.waits, *([self._follow, self._lead] if shared else ())]
-        others = [schedule, self._prune, self._refresh]
+        others = [*self._late, self._refresh]
         self._watch = watch
         self._watched = [*vital, *others]
         watch.over(vital)
@@ -165,6 +165,7 @@ class Era:
             self._refresh.start()
             await self._gained()
             return
+        parts.learner.follows = True
         parts.work.presenter = rejoin = self._rejoin((), leads=False)
         self._rejoining.append(asyncio.get_running_loop().create_task(rejoin.follow()))
         await parts.missed()
@@ -214,6 +215,8 @@ class Era:
             parts.work.presenter = rejoin = self._rejoin(self._expected)
             self._leading = task(rejoin.run())
             self._rejoining.append(self._leading)
+        parts.learner.forget()
+        parts.learner.follows = False
         parts.load.scans = True
         parts.load.caught_up.clear()
         parts.load.look()
@@ -239,6 +242,7 @@ class Era:
         parts.load.caught_up.set()
         await self._stop_leading()
         parts.learner.forget()
+        parts.learner.follows = True
         self._watch.forget([*self._early, *self._late, parts.waits, parts.reap])
         parts.waits = parts.new_waits()
         self._watch_again()

@@ -19,10 +19,12 @@ from skep.model.node import LogChunk
 from skep.model.state import RunState
 from skep.record.protocol import Record
 from skep.upkeep.catalog import Catalog
+from skep.upkeep.decisions import DecisionLoop
 from skep.upkeep.learn import Learner
 from skep.upkeep.load import LoadLoop
 from skep.upkeep.outputs import Outputs
 from skep.upkeep.place import PlaceLoop
+from skep.upkeep.ranks import Ranks
 from skep.upkeep.routing import Routing
 from skep.upkeep.timers import PromoteLoop, ReapLoop
 from skep.upkeep.transcribe import TranscribeLoop
@@ -59,8 +61,12 @@ class Parts:
         self.outputs = Outputs(engine, record, self.catalog)
         self.load = LoadLoop(engine, record, self.catalog, clock, engine_id)
         self.routing = Routing(policies.functions)
+        self.load.ranks = Ranks(self.routing, engine, clock)
         self.learner = Learner(record, self.catalog, self.routing, engine_id)
         self.place = PlaceLoop(engine, self.catalog, self.outputs, clock, self.routing)
+        self.decisions = DecisionLoop(record, clock)
+        """Beside the others: nobody waits for it."""
+        self.routing.on_choose, self.place.on_placed = self.decisions.look, self.decisions.offer
         self.transcribe = TranscribeLoop(engine, record, engine_id, self.told, self.missed)
         self.place.mark = lambda: self.transcribe.mark
         self.promote = PromoteLoop(engine, clock)
