@@ -18,21 +18,28 @@ def eligible(wanted: Requirement, info: NodeInfo) -> bool:
 
 def shortfall(wanted: Requirement, info: NodeInfo) -> str:
     """What the node lacks for it, in words; empty when nothing."""
+    return lack(wanted, info)[1]
+
+
+def lack(wanted: Requirement, info: NodeInfo) -> tuple[str, str]:
+    """What the node lacks for it: `executor`, `capability` (a label too), `app` or `resources`, and the same in words. Empty
+    when nothing."""
     if wanted.executor not in info.executors:
-        return f"does not run `{wanted.executor}` tasks"
+        return "executor", f"does not run `{wanted.executor}` tasks"
     missing = [word for word in wanted.requires if not has(info, word)]
+    what = "capability" if missing else "app"
     if wanted.app and not info.any_app and f"{APP}{wanted.app}" not in info.capabilities:
         missing.append(f"{APP}{wanted.app}")
     if missing:
-        return f"lacks {', '.join(missing)}"
+        return what, f"lacks {', '.join(missing)}"
     for resource, needed, total in (
         ("cpu", wanted.cpu_milli, info.cpu_milli),
         ("memory", wanted.memory, info.memory),
         ("vram", wanted.vram, info.vram),
     ):
         if needed > total:
-            return f"has too little {resource}"
-    return ""
+            return "resources", f"has too little {resource}"
+    return "", ""
 
 
 def has(info: NodeInfo, word: str) -> bool:

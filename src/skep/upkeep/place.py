@@ -30,6 +30,7 @@ from skep.model.state import TaskState
 from skep.router.fit import least_loaded
 from skep.router.wanted import Wanted
 from skep.upkeep.catalog import Catalog, RunContext
+from skep.upkeep.decisions import Granted
 from skep.upkeep.outputs import Outputs, UnreadableError
 from skep.upkeep.routing import Attempt, Routing
 
@@ -82,7 +83,7 @@ class PlaceLoop(Loop):
         self._catalog = catalog
         self._outputs = outputs
         self._clock = clock
-        self._routing = routing or Routing()
+        self.routing = routing or Routing()
         self._facts: dict[tuple[str, tuple[str, ...]], Facts] = {}
         """What was looked up in this pass, by run and names of tasks: the children of a map look at the same."""
         self._deep_ms = 0
@@ -92,6 +93,8 @@ class PlaceLoop(Loop):
         """Tasks that were held back in the last pass: those behind them may find room."""
         self.mark: Callable[[], int] = lambda: self._engine.heard
         """The last event that is recorded, as the transcriber knows it."""
+        self.on_placed: Callable[[Sequence[Granted]], None] = lambda placed: None
+        """Told of what got its node where there is more than one."""
         self.unplaced: dict[str, int] = {}
         """Requirement class to ready tasks seen that found no place in the last pass."""
         self.why: dict[str, Counter[str]] = {}
@@ -187,7 +190,7 @@ class PlaceLoop(Loop):
         granted: list[tuple[Candidate, str]] = []
         if len(nodes) > 1 and starts:
             wanted = [_wanted(candidate, now_ms) for candidate in starts]
-            for candidate, choice in zip(starts, self._routing.choose(wanted, nodes, now_ms), strict=True):
+            for candidate, choice in zip(starts, self.routing.choose(wanted, nodes, now_ms), strict=True):
                 if choice.node:
                     granted.append((candidate, choice.node))
                 else:
@@ -208,12 +211,16 @@ class PlaceLoop(Loop):
 
     def _note(self, granted: Sequence[tuple[Candidate, str]], answers: Sequence[str], now_ms: int) -> None:
         """The router knows what began, and of what the engine refused nothing."""
-        if self._routing.router is None:
+        if self.routing.router is None:
             return
-        for ((_, seen, run, task, start), node), answer in zip(granted, answers, strict=True):
+        placed: list[Granted] = []
+        for (candidate, node), answer in zip(granted, answers, strict=True):
             if answer == OK:
-                kind = run.wishes.wanted(_at(seen), task, start, 0).kind
-                self._routing.began(Attempt(run.id, seen.task, seen.attempts + 1), node, kind, now_ms)
+                _, seen, run, *_ = candidate
+                wanted, number = _wanted(candidate, now_ms), seen.attempts + 1
+                self.routing.began(Attempt(run.id, seen.task, number), node, wanted.kind, now_ms)
+                placed.append(Granted(run.id, seen.task, number, node, wanted))
+        self.on_placed(placed)
 
     async def _decide(self, run: RunContext, task: TaskPlan, seen: ReadyTask) -> Decision | None:
         if (

@@ -115,6 +115,8 @@ class Embedded:
                 loop.interval_s = IDLE_S
             parts.promote.longest_s = parts.reap.longest_s = IDLE_S
         self._watch.over(self._loops)
+        self._watch.over([parts.decisions], vital=False)
+        self._loops.append(parts.decisions)
         for loop in self._loops:
             loop.start()
         idle_s = Loop.interval_s if self._inline is None else IDLE_S

@@ -1,0 +1,142 @@
+"""How the nodes of a fleet stand to a task that wants one. Pure: what nodes have and say is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from skep.model.node import LiveNode, Requirement
+from skep.model.units import format_bytes
+from skep.model.why import CandidateView
+from skep.router.fit import lack
+
+SILENT_MS: Final = 5_000
+"""Without a sign of life for so long a node is taken for silent; at 10 s it is lost."""
+SHOWN: Final = 20
+"""Nodes that an answer tells of one by one."""
+NAMED: Final = 5
+"""Nodes that a sentence names."""
+ABLE: Final = ("full", "draining", "silent", "coming", "unhealthy")
+"""What keeps out a node that can run it."""
+REMEDIES: Final = {
+    "executor": "start a node that runs such tasks",
+    "resources": "start a larger node, or ask for less in `resources`",
+    "place": "start a node of that swarm or region: `skep node --swarm NAME --region NAME`",
+    "unable": "start a node that has all of it",
+    "silent": "wait: a silent node comes back, or is lost after 10 s",
+    "coming": "wait a moment: it still says what it works on",
+    "full": "wait until an attempt there ends, or start another node",
+}
+
+
+class Wish(NamedTuple):
+    """What a task wants of a node."""
+
+    requirement: Requirement
+    swarm: str = ""
+    region: str = ""
+
+
+class Verdict(NamedTuple):
+    """A cause, told of one task."""
+
+    because: str
+    text: str
+    unblock: str = ""
+    until_ms: int = 0
+
+
+class Standing(NamedTuple):
+    """All nodes, for one task."""
+
+    verdict: Verdict | None
+    """Why it goes to none of them; None: there is room."""
+    out: Mapping[str, tuple[str, str]]
+    """Node to what keeps the task off it: a word, and the same as people say it."""
+    room: Sequence[str]
+    """Nodes with room for it."""
+
+
+def standing(wish: Wish, nodes: Sequence[LiveNode], now_ms: int, unhealthy: Sequence[str] = ()) -> Standing:
+    """`unhealthy`: nodes that the router shuts off for such tasks."""
+    if not nodes:
+        return Standing(Verdict("no_nodes", "there are no nodes", "start one: `skep up`, or `skep node --server URL`"), {}, ())
+    out = {node.info.id: found for node in nodes if (found := _out(wish, node, now_ms, unhealthy))[0]}
+    room = [node.info.id for node in nodes if node.info.id not in out]
+    return Standing(None if room else _verdict(wish, out), out, room)
+
+
+def _out(wish: Wish, node: LiveNode, now_ms: int, unhealthy: Sequence[str]) -> tuple[str, str]:
+    info, wanted = node.info, wish.requirement
+    word, text = lack(wanted, info)
+    if word:
+        return word, text
+    if wish.swarm and wish.swarm != info.swarm:
+        return "place", f"is of swarm {info.swarm}, not {wish.swarm}"
+    if wish.region and wish.region != info.region:
+        return "place", f"is in region {info.region}, not {wish.region}"
+    if node.beat_ms and now_ms - node.beat_ms > SILENT_MS:
+        return "silent", "gives no sign of life"
+    if node.draining:
+        return "draining", "is draining"
+    if node.coming:
+        return "coming", "has just come"
+    if info.id in unhealthy:
+        return "unhealthy", "is shut off: such tasks kept failing there"
+    short = [
+        _short(resource, node.free.get(resource, 0)) for resource, units in wanted.takes() if node.free.get(resource, 0) < units
+    ]
+    return ("full", f"has {' and '.join(short)}") if short else ("", "")
+
+
+def _short(resource: str, free: int) -> str:
+    if resource == "slots":
+        return "no free slot"
+    if resource == "cpu":
+        return f"{max(free, 0) / 1000:g} cores free"
+    return f"{format_bytes(max(free, 0))} of {resource} free"
+
+
+def _verdict(wish: Wish, out: Mapping[str, tuple[str, str]]) -> Verdict:
+    able = {node: found for node, found in out.items() if found[0] in ABLE}
+    words = {word for word, _ in (able or out).values()}
+    if able:
+        word: str = next(word for word in ABLE if word in words)  # the one that ends most easily
+        text = f"the nodes that can run it have no room: {_listed(able)}" if len(words) > 1 or word == "full" else _listed(able)
+        return Verdict(word, text, _remedy(word, wish, [node for node, found in able.items() if found[0] == word]))
+    word = words.pop() if len(words) == 1 else "unable"
+    return Verdict(word, f"no node can run it: {_listed(out)}", _remedy(word, wish, list(out)))
+
+
+def _listed(out: Mapping[str, tuple[str, str]]) -> str:
+    """`a, b and 3 more lack gpu; c is draining`, in the order of nodes' names."""
+    by_text = sorted(out.items(), key=lambda item: (item[1][1], item[0]))
+    return "; ".join(f"{_names([node for node, _ in group])} {text}" for text, group in groupby(by_text, key=lambda i: i[1][1]))
+
+
+def _names(nodes: Sequence[str]) -> str:
+    if len(nodes) <= NAMED:
+        return ", ".join(nodes)
+    return f"{', '.join(nodes[:NAMED])} and {len(nodes) - NAMED:,} more:"
+
+
+def _remedy(word: str, wish: Wish, nodes: Sequence[str]) -> str:
+    if word == "draining":
+        return f"`skep drain {nodes[0]} --undo`"
+    if word == "app":
+        return f"`skep node --app {wish.requirement.app}`"
+    if word == "capability":
+        given = [f"--label {word}" if "=" in word else f"--capability {word}" for word in wish.requirement.requires]
+        return f"start a node that has it: `skep node {' '.join(given)}`"
+    if word == "unhealthy":
+        return "wait: it is tried there again from time to time, and used again once that succeeds"
+    return REMEDIES[word]
+
+
+def candidates(found: Standing, nodes: Sequence[LiveNode]) -> Iterator[CandidateView]:
+    """Nodes as people see them: those with room first, then those that are able."""
+    order = {word: at for at, word in enumerate(("", *ABLE))}
+    outs = [(node.info.id, *found.out.get(node.info.id, ("", ""))) for node in nodes]
+    for node, _, text in sorted(outs, key=lambda one: (order.get(one[1], len(order)), one[0]))[:SHOWN]:
+        yield CandidateView(node=node, out=text)

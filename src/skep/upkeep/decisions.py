@@ -1,0 +1,217 @@
+"""Decisions: how tasks came to their nodes is kept in the record, for people who ask why.
+
+The place loop hands over what it granted and goes on; the rest happens here, between its passes. What the nodes cost is looked
+at for a few kinds of tasks in a pass, and for one kind ten times a second at the most: more says nothing new. A run's tasks of
+one pass are one row. Where there are more than can be kept without holding anybody up, they are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from skep.clock import Clock
+from skep.errors import RecordError
+from skep.loop import Loop
+from skep.record.protocol import DecisionRow, Record
+from skep.router.explain import Explanation
+from skep.router.wanted import Wanted
+
+BATCHES: Final = 100
+"""Passes of the place loop that wait to be kept."""
+ROWS: Final = 300
+"""Rows in a second, on the average: a row costs about as much as all that is kept of five tasks' lives."""
+TASKS: Final = 2_000
+"""Tasks in a second, on the average."""
+BURST_S: Final = 5
+"""Of that rate, after a quiet time."""
+CANDIDATES: Final = 5
+"""Nodes that are kept of a choice, beside the chosen ones."""
+LOOKS: Final = 4
+"""Kinds of tasks that are looked at in one pass."""
+AGAIN_MS: Final = 100
+"""Between two looks for one kind."""
+KINDS: Final = 1_000
+"""Kinds whose last look is remembered."""
+SEEN: Final = 64
+"""Kinds of one pass that are told apart."""
+MOST: Final = 64
+"""Nodes that a look tells of: of those, the chosen ones are kept."""
+
+log = logging.getLogger(__name__)
+
+
+class Candidate(msgspec.Struct, frozen=True, array_like=True):
+    """A node that was able, as it stood when it was looked at."""
+
+    node: str
+    cost: float
+    """Lower is better."""
+    terms: dict[str, float]
+    """What the cost is the sum of."""
+    predicted_ms: int
+    """How long such a task was expected to run there; -1: nothing was known."""
+
+
+class Decided(msgspec.Struct, frozen=True, array_like=True):
+    """Tasks of one run that asked for the same in one pass."""
+
+    policy: str
+    looked_ms: int
+    """When the candidates were looked at: in this pass, or a little before."""
+    able: int
+    """Nodes that could have taken them, with or without room."""
+    candidates: list[Candidate]
+    """The best, and those that were chosen, the best first."""
+    tasks: list[tuple[int, int, str]]
+    """(task, attempt, node)."""
+
+
+def decode(data: bytes) -> list[Decided]:
+    """What a row of the record tells."""
+    return _DECODER.decode(data)
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(list[Decided])
+
+
+class Granted(NamedTuple):
+    """A task that got its node."""
+
+    run: str
+    task: int
+    attempt: int
+    node: str
+    wanted: Wanted
+
+
+class Look(NamedTuple):
+    """What the router said of a kind of tasks."""
+
+    at_ms: int
+    said: Explanation
+
+
+class Explains(Protocol):
+    """A router."""
+
+    def explain(self, wanted: Wanted, now_ms: int, most: int) -> Explanation: ...
+
+
+class DecisionLoop(Loop):
+    """Keeps them."""
+
+    name = "decisions"
+    interval_s = 3_600.0
+
+    def __init__(self, record: Record, clock: Clock) -> None:
+        super().__init__()
+        self._record = record
+        self._clock = clock
+        self._looks: OrderedDict[Wanted, Look] = OrderedDict()
+        self._batches: deque[Sequence[Granted]] = deque()
+        self._rows, self._tasks = float(ROWS * BURST_S), float(TASKS * BURST_S)
+        """How many may be kept now."""
+        self._room_ms = clock.now_ms()
+        self.kept = 0
+        """Tasks, since the start."""
+        self.dropped = 0
+        """Tasks for which there was no room, or that the record did not take."""
+
+    # -- told by the place loop, in the midst of a pass: cheap
+
+    def look(self, router: Explains, tasks: Sequence[Wanted], now_ms: int) -> None:
+        """These are about to get their nodes."""
+        last, looked, seen = None, 0, 0
+        for wanted in tasks:
+            if wanted is last:
+                continue
+            last, seen = wanted, seen + 1
+            if seen > SEEN or looked >= LOOKS:
+                return
+            known = self._looks.get(wanted)
+            if known is None or now_ms - known.at_ms >= AGAIN_MS:
+                looked += 1
+                self._looks[wanted] = Look(now_ms, router.explain(wanted, now_ms, MOST))
+                self._looks.move_to_end(wanted)
+                if len(self._looks) > KINDS:
+                    self._looks.popitem(last=False)
+
+    def offer(self, granted: Sequence[Granted]) -> None:
+        """These have got them. Those for which there is no room are dropped."""
+        if len(self._batches) >= BATCHES or not granted:
+            self.dropped += len(granted)
+            return
+        self._batches.append(granted)
+        self.wake()
+
+    # -- between its passes
+
+    async def run_once(self) -> bool:
+        if not self._batches:
+            return False
+        rows, kept = self._made(self._batches.popleft())
+        if rows:
+            try:
+                await self._record.keep_decisions(rows)
+            except RecordError as error:
+                log.debug("decisions of placement were not kept: %s", error)
+                self.dropped += kept
+                return bool(self._batches)
+            self.kept += kept
+        return bool(self._batches)
+
+    def _made(self, granted: Sequence[Granted]) -> tuple[list[DecisionRow], int]:
+        """As many as there is room for, a row for each run."""
+        self._refill()
+        runs: dict[str, dict[Wanted, list[Granted]]] = {}
+        kept = 0
+        for one in granted[: int(self._tasks)]:
+            look = self._looks.get(one.wanted)
+            if look is None or len(look.said.candidates) + look.said.more < 2:
+                continue  # there was no choice, or nobody looked
+            if one.run not in runs and len(runs) >= self._rows:
+                break
+            runs.setdefault(one.run, {}).setdefault(one.wanted, []).append(one)
+            kept += 1
+        self._tasks -= kept
+        self._rows -= len(runs)
+        self.dropped += len(granted) - kept
+        return [self._row(run, groups) for run, groups in runs.items()], kept
+
+    def _row(self, run: str, groups: dict[Wanted, list[Granted]]) -> DecisionRow:
+        tasks = [one.task for group in groups.values() for one in group]
+        decided = [_decided(self._looks[wanted], group) for wanted, group in groups.items()]
+        return DecisionRow(run, min(tasks), max(tasks), _ENCODER.encode(decided))
+
+    def _refill(self) -> None:
+        now_ms = self._clock.now_ms()
+        passed_s = max(now_ms - self._room_ms, 0) / 1000
+        self._room_ms = now_ms
+        self._rows = min(self._rows + ROWS * passed_s, ROWS * BURST_S)
+        self._tasks = min(self._tasks + TASKS * passed_s, TASKS * BURST_S)
+
+
+def _decided(look: Look, group: Sequence[Granted]) -> Decided:
+    said, chosen = look.said, {one.node for one in group}
+    some = [one for at, one in enumerate(said.candidates) if at < CANDIDATES or one.node in chosen]
+    return Decided(
+        policy=said.policy,
+        looked_ms=look.at_ms,
+        able=len(said.candidates) + said.more,
+        candidates=[
+            Candidate(
+                one.node,
+                round(one.cost, 4),
+                {name: round(value, 4) for name, value in one.terms.items()},
+                round(one.run_s * 1000) if one.run_s is not None else -1,
+            )
+            for one in some
+        ],
+        tasks=[(one.task, one.attempt, one.node) for one in group],
+    )
