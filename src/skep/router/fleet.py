@@ -53,6 +53,9 @@ class Fleet:
         self._said: Ints = self.free
         """What was free when the engine last said so."""
         self._able: dict[tuple[Requirement, str, str], Mask] = {}
+        self.touched: list[Ints] = []
+        """Nodes that something was taken of since the last `sync`."""
+        self._spaces: dict[tuple[tuple[str, int], ...], Space] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,6 +85,8 @@ class Fleet:
                     self.leases[at] = nodes[at].leases
         self._nodes = list(nodes)
         self.free = self._said.copy()
+        self.touched.clear()
+        self._spaces.clear()
 
     def _know(self, nodes: Sequence[LiveNode]) -> None:
         infos = self.infos = [node.info for node in nodes]
@@ -112,37 +117,65 @@ class Fleet:
             found &= self.total[0] > 0
         return found
 
+    def swarms(self, mask: Mask) -> set[str]:
+        """The swarms of some nodes."""
+        return {self.infos[at].swarm for at in np.flatnonzero(mask).tolist()}
+
+    def space(self, takes: Sequence[tuple[str, int]]) -> Space:
+        """What there is for attempts that take so much. Kept up to date while attempts are placed."""
+        takes = tuple(takes)
+        found = self._spaces.get(takes)
+        if found is None:
+            found = self._spaces[takes] = Space(self, takes)
+        elif found.seen < len(self.touched):
+            found.renew(self, np.concatenate(self.touched[found.seen :]))
+        found.seen = len(self.touched)
+        return found
+
     def fits(self, takes: Sequence[tuple[str, int]]) -> Ints:
         """How many attempts that take so much each node has room for now."""
-        if not takes:
-            return np.full(len(self), np.iinfo(np.int64).max)
+        return self.space(takes).room
+
+    def take(self, rows: Ints, takes: Sequence[tuple[str, int]], counts: Ints) -> None:
+        """Less is free on these nodes from here on; each is named once."""
+        for resource, units in takes:
+            self.free[COLUMN[resource], rows] -= units * counts
+        self.touched.append(rows)
+
+
+class Space:
+    """What attempts that all take the same find on each node."""
+
+    __slots__ = ("growth", "load", "room", "seen", "takes")
+
+    def __init__(self, fleet: Fleet, takes: tuple[tuple[str, int], ...]) -> None:
+        self.takes = takes
+        self.seen = 0
+        self.growth: Floats = np.zeros(len(fleet))
+        """What one more adds to `load`."""
+        for resource, units in takes:
+            self.growth = np.maximum(self.growth, fleet.share[COLUMN[resource]] * units)
+        self.room, self.load = self._measured(fleet, slice(None))
+        """How many more there is room for; and the share in use of what is scarcest, once there was one more."""
+
+    def renew(self, fleet: Fleet, rows: Ints) -> None:
+        """On some nodes less is free than it was."""
+        self.room[rows], self.load[rows] = self._measured(fleet, rows)
+
+    def _measured(self, fleet: Fleet, rows: slice | Ints) -> tuple[Ints, Floats]:
         room: Ints | None = None
-        for resource, units in takes:
-            free = self.free[COLUMN[resource]]
-            fit = free if units == 1 else free // units
-            room = fit if room is None else np.minimum(room, fit)
-        assert room is not None
-        return np.maximum(room, 0)
-
-    def load(self, takes: Sequence[tuple[str, int]]) -> tuple[Floats, Floats]:
-        """The share in use of what is scarcest of what such an attempt takes, once it had one more; and how much one adds."""
-        worst: Floats | None = None
-        growth: Floats | None = None
-        for resource, units in takes:
+        load: Floats | None = None
+        for resource, units in self.takes:
             row = COLUMN[resource]
-            adds = self.share[row] * units
-            used = (self.total[row] - self.free[row]) * self.share[row] + adds
-            worst, growth = (
-                (used, adds) if worst is None or growth is None else (np.maximum(worst, used), np.maximum(growth, adds))
-            )
-        if worst is None or growth is None:
-            return np.zeros(len(self)), np.zeros(len(self))
-        return worst, growth
-
-    def take(self, at: int, takes: Sequence[tuple[str, int]], count: int = 1) -> None:
-        """Less is free on that node from here on."""
-        for resource, units in takes:
-            self.free[COLUMN[resource], at] -= units * count
+            free = fleet.free[row, rows]
+            fits = free if units == 1 else free // units
+            used = (fleet.total[row, rows] - free + units) * fleet.share[row, rows]
+            room = fits if room is None else np.minimum(room, fits)
+            load = used if load is None else np.maximum(load, used)
+        if room is None or load is None:
+            size = len(fleet.free[0, rows])
+            return np.full(size, np.iinfo(np.int32).max, np.int64), np.zeros(size)
+        return np.maximum(room, 0), load
 
 
 def hash_of(text: str) -> int:

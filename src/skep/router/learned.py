@@ -9,14 +9,13 @@ import numpy as np
 
 from skep.router.evidence import (
     PACE_VAR,
-    PAIRS_A_NODE,
     SUIT_VAR,
     KindEvidence,
     NodeEvidence,
     forget,
     observe,
 )
-from skep.router.fleet import Fleet, Floats
+from skep.router.fleet import Fleet
 from skep.router.predictor import Prediction
 from skep.router.wanted import Kind
 

@@ -1,4 +1,4 @@
-"""What a policy sees, and what it says. Item i of every array is node i of the fleet."""
+"""What a policy sees, and what it says. Item i of every array is the node `rows[i]` of the fleet."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from skep.router.fleet import Fleet, Floats, Ints, Mask
+from skep.router.fleet import Fleet, Floats, Ints
 from skep.router.settings import Weights
 from skep.router.wanted import Wanted
 
 
 @dataclass(slots=True)
 class Look:
-    """Some equal tasks, and the nodes at this moment."""
+    """Some equal tasks, and the nodes that they could go to at this moment: those that have room, and perhaps some that are
+    busy and could be waited for."""
 
     wanted: Wanted
     count: int
     """How many equal tasks."""
     fleet: Fleet
-    usable: Mask
-    """Able, open and healthy, whether or not there is room."""
+    rows: Ints
     room: Ints
-    """How many of these tasks fit now; 0 where not usable."""
+    """How many of these tasks fit now."""
     load: Floats
-    """Share in use of what is scarcest, once it had one more of these tasks: 0 to 1, or more where there is no room."""
+    """Share in use of what is scarcest, once it had one more of these tasks: 0 to 1, and more where there is no room."""
     growth: Floats
     """What one task adds to `load`."""
-    run_s: Floats | None
+    median_s: Floats | None
     """Predicted time to run there, in seconds; None: nothing is known."""
+    run_s: Floats | None
+    """The same as one may hope: shorter where little is known of a node, so that it is tried."""
     spread: Floats | None
     """Standard deviation of the logarithm of that time."""
     success: Floats | None
@@ -38,18 +40,35 @@ class Look:
     transfer_s: Floats | None
     """Time to bring the inputs there that are not there yet; None: no inputs are known to be anywhere."""
     home: int
-    """The node that the task's affinity key lives on; -1: none."""
+    """The row of the node where the tasks of the same affinity key went; -1: none."""
     turn: int
-    """The node after the one that was chosen last."""
+    """The row after the one that was chosen last."""
     served: Floats
     """Tasks that each node was given, divided by its weight."""
     weights: Weights
     chance: np.random.Generator
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def price(self) -> Floats:
+        """Per hour."""
+        return self.fleet.price[self.rows]
+
+    @property
+    def weight(self) -> Floats:
+        return self.fleet.weight[self.rows]
+
+    @property
+    def money(self) -> Floats:
+        """What the task costs there; per hour, where nothing is known of how long it takes."""
+        return self.price if self.median_s is None else self.price * self.median_s
+
 
 @dataclass(slots=True)
 class Costs:
-    """Lower is better. Nodes that are not usable may have any cost; a usable node may be ruled out by an infinite one."""
+    """Lower is better. An infinite cost rules a node out."""
 
     first: Floats
     """Of the next task there."""

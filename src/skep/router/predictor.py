@@ -19,10 +19,11 @@ class Prediction(NamedTuple):
     success: Floats | None = None
     """Share of attempts that succeed there, above 0; None: nothing is known to have failed."""
     hope: Floats | None = None
-    """Factor, at most 1, by which each node may be faster for all that is known of it: nodes that are hardly known are tried."""
+    """Factor, at most 1, by which each node may be faster for all that is known: nodes that are hardly known are tried."""
 
     def quantile(self, z: float) -> Floats:
-        """The time that is not exceeded with the probability of `z` standard deviations: 0 the median, 1.28 nine times of ten."""
+        """The time that is not exceeded with the probability of `z` standard deviations: 0 half of the time, 1.28 in nine of
+        ten cases."""
         found: Floats = self.median_s * np.exp(z * self.spread)
         return found
 
@@ -39,8 +40,9 @@ class Predictor(Protocol):
         ...
 
 
-def usable(prediction: Prediction | None, fleet: Fleet) -> Prediction | None:
-    """The prediction, as far as it makes sense: what does not counts as unknown there, which is: as on the other nodes, perhaps."""
+def sound(prediction: Prediction | None, fleet: Fleet) -> Prediction | None:
+    """The prediction, as far as it makes sense. Where it does not, the node counts as an ordinary one, of which little is
+    known."""
     if prediction is None or len(prediction.median_s) != len(fleet):
         return None
     median_s, spread, success, hope = prediction

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Final
 
+import numpy as np
+
+from skep.router.fleet import Floats
 from skep.router.wanted import Kind
 
 MOST: Final = 500_000
@@ -17,13 +20,18 @@ class Attempt:
 
     __slots__ = ("began_ms", "kind", "median_s", "node", "spread")
 
-    def __init__(self, node: str, kind: Kind, began_ms: int) -> None:
+    def __init__(self, node: str, kind: Kind, began_ms: int, median_s: float, spread: float) -> None:
         self.node = node
         self.kind = kind
         self.began_ms = began_ms
-        self.median_s = -1.0
+        self.median_s = median_s
         """Predicted; 0: nothing is known; -1: nobody asked yet."""
-        self.spread = 0.0
+        self.spread = spread
+
+    @property
+    def end_s(self) -> float:
+        """When it ends at the earliest, as far as is known, on the clock of `began_ms`."""
+        return math.inf if not self.median_s else self.began_ms / 1000 + max(self.median_s, 0.0)
 
     def left_s(self, now_ms: int) -> float:
         """How long it will still take, given how long it runs already; infinite when nothing is known."""
@@ -38,18 +46,29 @@ class Running:
     def __init__(self) -> None:
         self._leases: dict[Hashable, Attempt] = {}
         self._nodes: dict[str, dict[Hashable, Attempt]] = {}
+        self._at: Mapping[str, int] = {}
+        self._ends_s: Floats = np.zeros(0)
+        self._changed: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._leases)
 
-    def began(self, lease: Hashable, node: str, kind: Kind, now_ms: int) -> None:
-        old = self._leases.pop(lease, None)
-        if old is not None:
-            self._nodes[old.node].pop(lease, None)
-        elif len(self._leases) >= MOST:
+    def place(self, at: Mapping[str, int]) -> None:
+        """The nodes stand in these places now; what ran on others is forgotten."""
+        self._at = at
+        for gone in self._nodes.keys() - at.keys():
+            for lease in list(self._nodes[gone]):
+                self.ended(lease)
+        self._ends_s = np.full(len(at), np.inf)
+        self._changed = set(self._nodes)
+
+    def began(self, lease: Hashable, attempt: Attempt) -> None:
+        self.ended(lease)
+        if len(self._leases) >= MOST:
             self.ended(next(iter(self._leases)))
-        attempt = self._leases[lease] = Attempt(node, kind, now_ms)
-        self._nodes.setdefault(node, {})[lease] = attempt
+        self._leases[lease] = attempt
+        self._nodes.setdefault(attempt.node, {})[lease] = attempt
+        self._changed.add(attempt.node)
 
     def ended(self, lease: Hashable) -> Attempt | None:
         """Forgets it; harmless when it is not known."""
@@ -57,13 +76,14 @@ class Running:
         if attempt is not None:
             there = self._nodes[attempt.node]
             there.pop(lease, None)
+            self._changed.add(attempt.node)
             if not there:
                 del self._nodes[attempt.node]
         return attempt
 
     def on(self, node: str, most: int) -> list[Attempt]:
-        """The attempts on a node, of which there are at most so many: older ones are surplus, and forgotten once there are
-        twice as many as there can be."""
+        """The attempts on a node. Of which there are at most so many: older ones are surplus, of which nobody told that they
+        ended, and are forgotten once they are many."""
         there = self._nodes.get(node)
         if not there:
             return []
@@ -74,10 +94,14 @@ class Running:
             attempts = attempts[len(attempts) - most :]
         return attempts
 
-    def leave(self, node: str) -> None:
-        """The node is gone, and all that ran there."""
-        for lease in list(self._nodes.get(node, ())):
-            self.ended(lease)
+    def ends_s(self) -> Floats:
+        """For each node when the first of its attempts ends at the earliest, on the clock of `began_ms`; infinite: unknown."""
+        for node in self._changed:
+            at = self._at.get(node)
+            if at is not None:
+                self._ends_s[at] = min((attempt.end_s for attempt in self._nodes.get(node, {}).values()), default=math.inf)
+        self._changed.clear()
+        return self._ends_s
 
 
 def left_s(median_s: float, spread: float, ran_s: float) -> float:
@@ -91,5 +115,5 @@ def left_s(median_s: float, spread: float, ran_s: float) -> float:
         return median_s
     steep = math.pi / math.sqrt(3) / max(spread, 0.01)
     power = min(steep * math.log(ran_s / median_s), 700.0)
-    end_s = median_s * math.exp(math.log1p(2 * math.exp(power)) / steep)
+    end_s = median_s * math.exp(min(math.log1p(2 * math.exp(power)) / steep, 700.0))
     return max(end_s - ran_s, ran_s - median_s)
