@@ -15,6 +15,7 @@ from skep.model.schedule import ScheduleView
 from skep.model.spec import WorkflowSpec
 from skep.model.views import DefinitionView, KeyView, NewKey, NodeView, QueueStats, RunSummary, ServerStatus
 from skep.model.wait import WaitView
+from skep.model.why import QueueWhy, RunWhy, TaskWhy
 
 
 class Tasks:
@@ -184,6 +185,22 @@ class Insight:
 
     def status(self) -> ServerStatus:
         return self._wire.ask(ServerStatus, "GET", "/status")
+
+    def why(self, run: str, task: str | None = None) -> RunWhy | TaskWhy:
+        """What holds a run, or one of its tasks, and what ends that; of a task also how it came to its node."""
+        if task is None:
+            return self.why_run(run)
+        return self.why_task(run, task)
+
+    def why_run(self, run: str) -> RunWhy:
+        return self._wire.ask(RunWhy, "GET", run_path(run, "why"))
+
+    def why_task(self, run: str, task: str) -> TaskWhy:
+        return self._wire.ask(TaskWhy, "GET", run_path(run, "tasks", task, "why"))
+
+    def why_queue(self, namespace: str | None = None) -> QueueWhy:
+        """What holds the ready tasks of all runs."""
+        return self._wire.ask(QueueWhy, "GET", f"{API}/queue/why", query={"namespace": namespace})
 
     def backup(self, target: str | Path) -> dict[str, Any]:
         """Writes a copy of the record to a new folder on the server's machine, while work goes on."""

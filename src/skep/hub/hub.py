@@ -16,6 +16,7 @@ from skep.hub.queue import Queue
 from skep.hub.runs import Runs
 from skep.hub.schedules import Schedules
 from skep.hub.tasks import Tasks
+from skep.hub.why import Why
 from skep.hub.work import Work
 
 
@@ -33,6 +34,7 @@ class Hub:
     events: Events
     keys: Keys
     insight: Insight
+    why: Why
     work: Work
     """The door for nodes."""
     feed: Feed

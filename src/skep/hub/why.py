@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from skep.clock import Clock
 from skep.engine.protocol import Engine, Line, LiveTask
 from skep.errors import NotFoundError
 from skep.hub.because import Choice, Facts, Server, line_view, over, unloaded, verdict
@@ -57,7 +56,7 @@ class Why:
     """The noun of the hub."""
 
     def __init__(
-        self, engine: Engine, record: Record, catalog: Catalog, load: LoadLoop, place: PlaceLoop, tasks: Tasks, clock: Clock
+        self, engine: Engine, record: Record, catalog: Catalog, load: LoadLoop, place: PlaceLoop, tasks: Tasks
     ) -> None:
         self._engine = engine
         self._record = record
@@ -65,7 +64,6 @@ class Why:
         self._load = load
         self._place = place
         self._tasks = tasks
-        self._clock = clock
         self._placed = Placed(record, place)
 
     # -- a task

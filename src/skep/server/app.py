@@ -11,13 +11,14 @@ from starlette.routing import BaseRoute
 from skep.client import Refusal
 from skep.hub.hub import Hub
 from skep.server.answers import answer
-from skep.server.routes import definitions, fleet, insight, keys, runs, tasks
+from skep.server.routes import definitions, fleet, insight, keys, runs, tasks, why
 
 
 def make_app(hub: Hub, more: list[BaseRoute]) -> Starlette:
     """`more`: routes that are not the hub's, as the link of nodes."""
     routes = [
         *runs.OFTEN,
+        *why.ROUTES,
         *tasks.ROUTES,
         *runs.ROUTES,
         *fleet.ROUTES,

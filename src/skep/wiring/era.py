@@ -28,6 +28,7 @@ from skep.hub.queue import TOPIC as QUEUE
 from skep.hub.queue import Queue
 from skep.hub.schedules import Schedules
 from skep.hub.tasks import Tasks
+from skep.hub.why import Why
 from skep.loop import Loop, end
 from skep.model.units import format_bytes
 from skep.record.protocol import Record
@@ -99,9 +100,10 @@ class Era:
         self._insight.started_ms = started_ms or self._insight.started_ms
         self._insight.leads = lambda: self.leads
         self._insight.trouble = lambda: watch.trouble
+        tasks = Tasks(record, parts.catalog, parts.load, clock, engine_id)
         self.hub = Hub(
             runs=parts.runs,
-            tasks=Tasks(record, parts.catalog, parts.load, clock, engine_id),
+            tasks=tasks,
             nodes=nodes,
             queue=self._queue,
             placement=self._placement,
@@ -110,6 +112,7 @@ class Era:
             events=Events(engine, record, clock),
             keys=keys or Keys(record, clock),
             insight=self._insight,
+            why=Why(engine, record, parts.catalog, parts.load, parts.place, tasks),
             work=parts.work,
             feed=feed,
             clock=clock,
