@@ -136,7 +136,7 @@ async def test_a_verb_whose_reply_is_lost_is_said_again_and_done_once(program: P
         assert await twice("register", [Register(NodeInfo("n"))]) == [OK]
         assert await twice("load", [load]) == [OK]
         assert await twice("open", ["r"]) == [OK]
-        ((_, _, (task,)),) = await twice("ready", 9)
+        ((task,),) = [group.tasks for group in await twice("ready", 9)]
         assert await twice("place", [Start("r", 0, task.version, False, "n", "t", b"{}", (("slots", 1),))]) == [OK]
         ((number, grant),) = await twice("take", "n", 1, 0, 9)
         assert number == 1

@@ -108,6 +108,8 @@ class ReadyClass(NamedTuple):
     namespace: str
     name: str
     tasks: list[ReadyTask]
+    running: int = 0
+    """Slots that all attempts of the namespace hold now."""
 
 
 class Start(msgspec.Struct, frozen=True, gc=False):

@@ -92,6 +92,8 @@ class ReadyTask(NamedTuple):
     parent: int = -1
     """For a map child: its parent, and its place in the list."""
     child: int = -1
+    score: int = 0
+    """When it became ready, less priority * 10 min and rank; the lowest goes first."""
 
 
 class RestoredTask(NamedTuple):

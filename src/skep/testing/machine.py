@@ -400,6 +400,11 @@ class EngineMachine(RuleBasedStateMachine):
             assert task.attempts == run.attempts[index]
 
     @invariant()
+    def a_namespace_holds_what_its_leases_hold(self) -> None:
+        slots = sum(dict(self.starts[lease.token].takes).get("slots", 0) for _, _, lease in self.leases())
+        assert all(group.running == slots for group in self.ask("ready", 1)), f"{slots} slots are held"
+
+    @invariant()
     def what_may_start_is_let_out(self) -> None:
         for name, run in self.runs():
             if run.cancelling:

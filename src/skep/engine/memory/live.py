@@ -230,9 +230,9 @@ class LiveRun:
         unmet, failures = self.unmet.get(self.base(task), 0), self.failures.get(task, 0)
         seen = (self.id, task, self.version[task], self.failing, unmet, self.attempts[task], failures)
         if task < self.size:
-            return ReadyTask(*seen)
+            return ReadyTask(*seen, score=self.scores[task])
         family = self.children[task - self.size]
-        return ReadyTask(*seen, family.parent, task - family.first)
+        return ReadyTask(*seen, family.parent, task - family.first, self.scores[task])
 
 
 class Asked(NamedTuple):

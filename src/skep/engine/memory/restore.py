@@ -168,7 +168,7 @@ class Restores(Ends):
         run.tokens[task] = n
         run.adopt(first, n)
         run.ended_by[task] = 0
-        lease = self.leases[n] = node.leases[n] = Lease(n, run, task, item.attempt, node, item.takes, item.claims)
+        lease = self.make_lease(Lease(n, run, task, item.attempt, node, item.takes, item.claims))
         lease.ended = item.ended
         self._hold_again(lease, item)
         return Adoption(OK, Token(self.epoch, n))

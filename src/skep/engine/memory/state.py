@@ -41,6 +41,15 @@ Due = tuple[int, int, str, str, int, int]
 """(due_ms, sequence, kind, run id or key of a claim, task, version or lease number)."""
 
 
+def slots_of(takes: tuple[tuple[str, int], ...]) -> int:
+    """Slots among what an attempt takes of its node."""
+    slots = 0
+    for resource, units in takes:
+        if resource == "slots":
+            slots += units
+    return slots
+
+
 class State:
     """Everything one engine knows. Single-threaded; the clock comes in with each verb."""
 
@@ -58,6 +67,8 @@ class State:
         self.nodes: dict[str, LiveNodeState] = {}
         self.leases: dict[int, Lease] = {}
         self.queues: dict[tuple[str, str], ReadySet] = {}
+        self.running: dict[str, int] = {}
+        """Slots that attempts hold, by namespace."""
         self.claims = Claims(lambda key, due_ms: self.push(self.delays, due_ms, "rate", key))
         self.withheld_ms = 0
         """Until when no claim is given."""
@@ -149,12 +160,19 @@ class State:
 
     # -- leases
 
+    def make_lease(self, lease: Lease) -> Lease:
+        self.leases[lease.n] = lease.node.leases[lease.n] = lease
+        namespace = lease.run.namespace
+        self.running[namespace] = self.running.get(namespace, 0) + slots_of(lease.takes)
+        return lease
+
     def end_lease(self, lease: Lease, how: int) -> None:
         """Gives back all that the lease held, in one step."""
         del self.leases[lease.n]
         node = lease.node
         node.leases.pop(lease.n, None)
         node.give_back(lease.takes)
+        self.running[lease.run.namespace] -= slots_of(lease.takes)
         lease.run.ended_by[lease.task] = how
         self.stirred.add("ready")
         if lease.claims or lease.asks:

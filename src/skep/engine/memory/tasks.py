@@ -64,7 +64,7 @@ class TaskVerbs(Ends):
         for (namespace, name), queue in list(self.queues.items()):
             tasks = queue.first(limit)
             if tasks:
-                found.append(ReadyClass(namespace, name, tasks))
+                found.append(ReadyClass(namespace, name, tasks, self.running.get(namespace, 0)))
             elif not queue:
                 del self.queues[namespace, name]
         return found
@@ -190,7 +190,7 @@ class TaskVerbs(Ends):
         run.version[task] += 1
         run.states[task] = RUNNING
         run.ended_by[task] = 0
-        lease = self.leases[n] = node.leases[n] = Lease(n, run, task, attempt, node, item.takes, claims)
+        lease = self.make_lease(Lease(n, run, task, attempt, node, item.takes, claims))
         if item.claims:
             self.claims.take(claims, lease.n)
             self.claims.spend(rates)

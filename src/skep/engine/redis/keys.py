@@ -46,6 +46,7 @@ KEYS: Final = (
     Key("inbox", "inbox:{}", "list", NODE, "place, cancel, reap ...: what take gives"),
     Key("held_by", "held:{}", "set", NODE, "place and every end of a lease: numbers of a node's leases"),
     Key("dismissed", "dismissed:{}", "set", NODE, "dismiss"),
+    Key("running", "running", "hash", EMPTY, "place, adopt, and every end of a lease: slots that attempts hold, by namespace"),
     Key("leases", "leases", "hash", EMPTY, "place, adopt, and every end of a lease"),
     Key("asks", "asks", "hash", EMPTY, "claim, release: locks taken inside of attempts"),
     Key("claims", "claims", "hash", EMPTY, "place, claim, and every end of a lease"),

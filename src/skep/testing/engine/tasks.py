@@ -48,6 +48,29 @@ class TaskSuite(Suite):
         await drive.complete()
         assert await drive.free("m") == {"slots": 2, "cpu": 1_000, "memory": 100, "vram": 0}
 
+    async def test_who_decides_sees_scores_and_what_each_namespace_holds(self, drive: Driver) -> None:
+        """All that its attempts take of slots, however they end; and a task keeps its score wherever it waits."""
+        began_ms = drive.clock.now_ms()
+        await drive.submit(shape(size=3, order_ms={0: 0, 1: 600_000, 2: -5}), "other", namespace="team")
+        await drive.submit(shape([(0, 1)], 2, order_ms={0: 0, 1: 0}))
+
+        async def look() -> dict[str, tuple[int, list[int]]]:
+            groups = await drive.engine.ready(9)
+            return {group.namespace: (group.running, [task.score - began_ms for task in group.tasks]) for group in groups}
+
+        assert await look() == {"team": (0, [-600_000, 0, 5]), "default": (0, [0])}
+        drive.clock.advance(70)
+        await drive.start(1, "other", takes=(("slots", 2), ("slots", 1)))
+        await drive.start(0)
+        assert await look() == {"team": (3, [0, 5])}
+        await drive.complete(0)
+        assert await look() == {"team": (3, [0, 5]), "default": (0, [70])}
+        await drive.fail(1, "other", retry_in_ms=0)
+        assert await look() == {"team": (0, [-600_000 + 70, 0, 5]), "default": (0, [70])}
+        await drive.start(2, "other")
+        assert await drive.tell("retire", ("n", 1)) == OK
+        assert await look() == {"team": (0, [-600_000 + 70, 0, 75]), "default": (0, [70])}
+
     async def test_what_does_not_fit_stays_ready(self, drive: Driver) -> None:
         """Nothing is given to a node that is full, drains or is not there; several wishes for one resource add up."""
         await drive.submit(shape(size=2))

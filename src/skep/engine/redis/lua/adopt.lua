@@ -1,5 +1,5 @@
 -- Leases of an earlier engine go on under new tokens; what they take and claim is taken whether it fits or not.
--- keys: epoch engine events run tasks spec rest nodes inbox leases held_by asks claims holders limits queues ready
+-- keys: epoch engine events run tasks spec rest nodes running inbox leases held_by asks claims holders limits queues ready
 -- args: items packed
 -- item: run task attempt node epoch n takes claims locks ended parent child; locks: key units left_ms each
 -- answers: ok not_found superseded, with the number of the new token

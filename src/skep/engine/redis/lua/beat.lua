@@ -1,5 +1,5 @@
 -- Signs of life; a lease that the node should have and does not list returns to ready.
--- keys: epoch engine events nodes beats held_by inbox leases run tasks rest claims holders waiters line queues ready
+-- keys: epoch engine events nodes running beats held_by inbox leases run tasks rest claims holders waiters line queues ready
 -- args: items packed
 -- item: node incarnation leases seen server; leases: numbers of tokens of this epoch
 -- answers: ok not_found

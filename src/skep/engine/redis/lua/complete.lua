@@ -1,5 +1,5 @@
 -- Attempts succeeded.
--- keys: epoch engine events run tasks spec edges rest nodes leases held_by claims holders waiters line queues ready sweeping
+-- keys: epoch engine events run tasks spec edges rest nodes running leases held_by claims holders waiters line queues ready sweeping
 -- args: items packed
 -- item: run task epoch n output ran_ms; `output` is the number of a payload
 -- answers: ok not_found superseded

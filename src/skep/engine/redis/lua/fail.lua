@@ -1,5 +1,5 @@
 -- Attempts failed, were cancelled or were lost with their process; those with a retry go on.
--- keys: epoch engine events run tasks spec edges rest nodes leases held_by claims holders waiters line queues ready delays sweeping
+-- keys: epoch engine events run tasks spec edges rest nodes running leases held_by claims holders waiters line queues ready delays sweeping
 -- args: items packed
 -- item: run task epoch n reason error ran_ms retry_in_ms cancelled lost; `error` is the number of a payload
 -- answers: ok not_found superseded

@@ -1,5 +1,5 @@
 -- Attempts give their leases back and wait to be resolved.
--- keys: epoch engine events run tasks rest nodes leases held_by claims holders waiters line
+-- keys: epoch engine events run tasks rest nodes running leases held_by claims holders waiters line
 -- args: items packed
 -- item: run task epoch n reason ran_ms
 -- answers: ok not_found superseded

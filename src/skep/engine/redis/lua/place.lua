@@ -1,5 +1,5 @@
 -- Applies decisions to tasks that are still ready at the version decided on. A grant takes all that it needs, or nothing.
--- keys: epoch engine events run tasks spec edges rest held nodes inbox leases held_by claims holders waiters line queues ready limits
+-- keys: epoch engine events run tasks spec edges rest held nodes running inbox leases held_by claims holders waiters line queues ready limits
 --       delays
 -- args: items packed
 -- item: kind run task version failing, and by kind: start node holds name call more · expand count · park reason data ·

@@ -1,7 +1,7 @@
 -- Up to `limit` tasks of each class, best first, for `place` to decide on.
--- keys: epoch engine queues ready run tasks spec rest
+-- keys: epoch engine running queues ready run tasks spec rest
 -- args: limit number
--- answers: namespace, class, tasks: run task version failing unmet attempts failures parent child
+-- answers: namespace, class, tasks: run task version failing unmet attempts failures parent child score, running
 -- events: none
 -- lease: none
 -- include: look

@@ -1,5 +1,5 @@
 -- Ends what is over: silent nodes, deadlines, run timeouts, locks held too long.
--- keys: epoch engine events beats nodes infos held_by inbox leases asks limits deadlines run tasks spec edges rest claims holders waiters line
+-- keys: epoch engine events beats nodes running infos held_by inbox leases asks limits deadlines run tasks spec edges rest claims holders waiters line
 -- args: silent_ms number, max_lost number
 -- answers: moved more next_ms
 -- events: lost returned failed cancelled cancelling ready ended

@@ -1,5 +1,5 @@
 -- Nodes join; a newer incarnation of the same id replaces the old one, whose leases return.
--- keys: epoch engine events nodes infos beats inbox held_by dismissed leases run tasks rest limits claims holders queues ready
+-- keys: epoch engine events nodes running infos beats inbox held_by dismissed leases run tasks rest limits claims holders queues ready
 -- args: items packed
 -- item: id incarnation beats coming free info; `info` is the number of a payload
 -- answers: ok refused

@@ -1,5 +1,5 @@
 -- Nodes leave, in good order or not; their leases return at once.
--- keys: epoch engine events nodes infos beats inbox held_by dismissed leases run tasks rest limits claims holders queues ready
+-- keys: epoch engine events nodes running infos beats inbox held_by dismissed leases run tasks rest limits claims holders queues ready
 -- args: nodes packed, lost flag
 -- item: id incarnation
 -- answers: ok not_found

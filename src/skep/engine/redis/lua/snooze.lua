@@ -1,5 +1,5 @@
 -- Attempts give their leases back and come again later.
--- keys: epoch engine events run tasks rest nodes leases held_by claims holders waiters line delays
+-- keys: epoch engine events run tasks rest nodes running leases held_by claims holders waiters line delays
 -- args: items packed
 -- item: run task epoch n in_ms ran_ms
 -- answers: ok not_found superseded

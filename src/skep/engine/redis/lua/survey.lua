@@ -1,5 +1,5 @@
 -- `nodes` and `ready` in one look.
--- keys: epoch engine nodes infos queues ready run tasks spec rest
+-- keys: epoch engine nodes running infos queues ready run tasks spec rest
 -- args: limit number
 -- answers: as `nodes`, as `ready`
 -- events: none

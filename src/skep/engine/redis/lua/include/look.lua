@@ -7,7 +7,7 @@ local function seen(who)
   local id, task = string.sub(who, 1, -8), tonumber(string.sub(who, -6))
   local run = live.run(id)
   local r = live.task(run, task)
-  local found = {id, task, r.version, run.failing, r.unmet, r.attempts, r.failures, -1, -1}
+  local found = {id, task, r.version, run.failing, r.unmet, r.attempts, r.failures, -1, -1, r.score}
   if task >= run.size then
     local family = live.siblings(run, task)
     found[5], found[8], found[9] = live.task(run, family.parent).unmet, family.parent, task - family.first
@@ -15,7 +15,7 @@ local function seen(who)
   return found
 end
 
--- Up to `limit` tasks of each class, best first, packed: namespace, class, tasks.
+-- Up to `limit` tasks of each class, best first, packed: namespace, class, tasks, slots that the namespace holds.
 function look.ready(limit)
   local groups = {}
   for _, name in ipairs(redis.call("ZRANGE", P .. "queues", 0, -1)) do
@@ -23,7 +23,9 @@ function look.ready(limit)
     if tasks[1] then
       for at, who in ipairs(tasks) do tasks[at] = seen(who) end
       local space = string.find(name, " ", 1, true)
-      groups[#groups + 1] = cmsgpack.pack({string.sub(name, 1, space - 1), string.sub(name, space + 1), tasks})
+      local namespace = string.sub(name, 1, space - 1)
+      local running = tonumber(state.field("running", namespace) or 0)
+      groups[#groups + 1] = cmsgpack.pack({namespace, string.sub(name, space + 1), tasks, running})
     else
       redis.call("ZREM", P .. "queues", name)
     end

@@ -1,6 +1,7 @@
 -- Nodes, what of them is free, their inboxes; and leases: the right of one node to make one attempt.
 -- nodes: id -> what changes; infos: id -> what it said of itself; held:<id>: numbers of its leases; inbox:<id>: entries, each
 -- with its number and the number of its token. leases: n -> node, takes, claims; asks: n -> locks taken inside.
+-- running: namespace -> slots that its attempts hold.
 -- include: state
 
 nodes, leases = {}, {}
@@ -176,11 +177,23 @@ function leases.get(n)
   return lease
 end
 
+-- Counts slots into what a namespace holds, or out of it.
+local function count(run, takes, sign)
+  local slots = 0
+  for _, take in ipairs(takes) do
+    if take[1] == "slots" then slots = slots + take[2] end
+  end
+  if slots == 0 then return end
+  local held = tonumber(state.field("running", run.namespace) or 0) + sign * slots
+  state.hash("running")[run.namespace] = held ~= 0 and held
+end
+
 function leases.make(n, run, r, attempt, node, takes, list, ended)
   local lease = {n = n, run = run.id, task = r.task, attempt = attempt, node = node.id, takes = takes, claims = list, ended = ended,
                  asked = false, changed = true}
   state.leases[n] = lease
   hold(node, n, true)
+  count(run, takes, 1)
   return lease
 end
 
@@ -206,6 +219,7 @@ function leases.finish(lease, how)
   local node, run = nodes.get(lease.node), live.run(lease.run)
   hold(node, lease.n, false)
   nodes.give_back(node, lease.takes)
+  count(run, lease.takes, -1)
   live.touch(run, lease.task).how = how
   state.stir("ready")
   for _, claim in ipairs(lease.claims) do claims.free(claim[1], lease.n) end
