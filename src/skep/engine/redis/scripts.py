@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Final, NamedTuple
 
@@ -147,6 +148,37 @@ def _code(name: str) -> str:
     return _OF_TASK.sub(lambda match: f"{match[1]}[{RECORD[match[2]]}]", text)
 
 
+_FUNCTION: Final = re.compile(r"(?:local )?function ([\w.]+)\(")
+
+
+def _blocks(code: str) -> list[tuple[str, str]]:
+    """(name, text) of each function, and of what stands between them under ""."""
+    blocks: list[tuple[str, str]] = []
+    inside = False
+    for line in code.splitlines():
+        begins = None if inside else _FUNCTION.match(line)
+        if inside or (begins is None and blocks and not blocks[-1][0]):
+            blocks[-1] = (blocks[-1][0], f"{blocks[-1][1]}\n{line}")
+        else:
+            blocks.append((begins[1] if begins else "", line))
+        inside = line != "end" and (inside or (begins is not None and not line.endswith(" end")))
+    return blocks
+
+
+def _pruned(codes: Sequence[str]) -> list[str]:
+    """Without functions that the last of them, the verb, does not come to: each costs a microsecond at each call."""
+    parts = [_blocks(code) for code in codes[:-1]]
+    left = [(name, text) for blocks in parts for name, text in blocks if name]
+    wanted = {""}
+    new = [codes[-1], *(text for blocks in parts for name, text in blocks if not name)]
+    while new:
+        said = "\n".join(new)
+        found = {name for name, _ in left if name not in wanted and re.search(rf"(?<![\w.]){re.escape(name)}\b", said)}
+        wanted |= found
+        new = [text for name, text in left if name in found]
+    return ["\n".join(text for name, text in blocks if name in wanted) for blocks in parts] + [codes[-1]]
+
+
 def check(verb: str, header: dict[str, str]) -> tuple[tuple[str, str], ...]:
     """The arguments that a header names, (name, kind) each. Raises TypeError where it does not fit the method or the keys."""
     given = [part.split() for part in header.get("args", "").split(",") if part.strip()]
@@ -172,7 +204,8 @@ def _build(verb: str) -> Script:
     includes: list[str] = []
     for name in header["include"].split():
         _include(name, includes)
-    code = [_code(f"include/{name}.lua") for name in includes] + [_code(f"{verb}.lua")]
+    frame = "state.begin()\n" + ("" if header.get("time") == "stands" else "state.tick()\n")
+    code = _pruned([*(_code(f"include/{name}.lua") for name in includes), frame + _code(f"{verb}.lua")])
     body = "\n".join(code)
     used = {name: value for name, value in CONSTANTS.items() if re.search(rf"\b{name}\b", body)}
     bound = [f"{name} = {KINDS[kind].format(FIRST_ARGUMENT + at)}" for at, (name, kind) in enumerate(args)]
@@ -187,10 +220,7 @@ def _build(verb: str) -> Script:
             f"local {', '.join(MODULES)}",
             "local function payload(number) return number > 0 and ARGV[number] or nil end",
             f"local args = {{{', '.join(bound)}}}",
-            *code[:-1],
-            "state.begin()",
-            *(() if header.get("time") == "stands" else ("state.tick()",)),
-            code[-1],
+            *code,
         ]
     )
     return Script(verb, text, hashlib.sha1(text.encode()).hexdigest(), args, header)
