@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -46,6 +47,8 @@ class TimedStage(Stage):
         self.loops = [self.schedule, self.waits, *parts.loops[1:], parts.transcribe]  # who starts runs before who loads them
         self.nodes: list[ScriptedNode] = []
         self.told: list[Event] = []
+        self.woken = asyncio.Event()
+        self.engine.listen("ready", self.woken.set)
         parts.tellers += [self._note, self.schedule.told]
 
     def _note(self, events: Sequence[Event]) -> None:
