@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from skep.flow.decide import Start
 from skep.hub.because import Choice, Facts
 from skep.hub.standing import candidates, standing
 from skep.model.why import CandidateView, PlacedView
 from skep.record.protocol import Record, TaskRow
-from skep.router.explain import Explanation
 from skep.upkeep.catalog import RunContext
-from skep.upkeep.decisions import Decided, decode
+from skep.upkeep.decisions import Candidate, Decided, decode
 from skep.upkeep.place import PlaceLoop
+
+if TYPE_CHECKING:  # it needs NumPy, and with one node nothing is chosen
+    from skep.router.explain import Explanation
 
 ROWS: Final = 20
 """Batches that are looked through for a task."""
@@ -55,13 +57,9 @@ class Placed:
         said = self.explained(run, task, facts)
         if said is None:
             return views
-        known = {one.node: one for one in said.candidates}
-        for view in views:
-            one = known.get(view.node)
-            if one is not None:
-                view.cost, view.terms = round(one.cost, 4), {name: round(value, 4) for name, value in one.terms.items()}
-                view.predicted_ms = round(one.run_s * 1000) if one.run_s is not None else None
-        return sorted(views, key=lambda view: (bool(view.out), view.cost is None, view.cost or 0.0, view.node))
+        known = {one.node: Candidate.of(one) for one in said.candidates}
+        told = [_view(known[view.node], view.out) if view.node in known else view for view in views]
+        return sorted(told, key=lambda view: (bool(view.out), not view.preferred, view.preferred, view.cost or 0.0, view.node))
 
     async def placement(self, run: str, task: int, row: TaskRow) -> PlacedView:
         """How the last attempt came to its node, and how long it took."""
@@ -80,15 +78,18 @@ class Placed:
 
 def _told(view: PlacedView, decided: Decided) -> PlacedView:
     view.policy, view.looked_ms, view.able = decided.policy, decided.looked_ms, decided.able
-    view.candidates = [
-        CandidateView(
-            node=one.node,
-            chosen=one.node == view.node,
-            cost=one.cost,
-            terms=one.terms,
-            predicted_ms=one.predicted_ms if one.predicted_ms >= 0 else None,
-        )
-        for one in decided.candidates
-    ]
+    view.candidates = [_view(one, chosen=one.node == view.node) for one in decided.candidates]
     view.predicted_ms = next((one.predicted_ms for one in view.candidates if one.chosen), None)
     return view
+
+
+def _view(one: Candidate, out: str = "", chosen: bool = False) -> CandidateView:
+    return CandidateView(
+        node=one.node,
+        chosen=chosen,
+        out=out,
+        cost=one.cost,
+        terms=one.terms,
+        predicted_ms=one.predicted_ms if one.predicted_ms >= 0 else None,
+        preferred=one.preferred,
+    )

@@ -144,6 +144,8 @@ class CandidateView(msgspec.Struct, kw_only=True, omit_defaults=True):
     terms: dict[str, float] = {}
     """What the cost is the sum of."""
     predicted_ms: int | None = None
+    preferred: int = 0
+    """Which of the task's preferences it is, from 1; 0: none."""
 
 
 class PlacedView(msgspec.Struct, kw_only=True, omit_defaults=True):

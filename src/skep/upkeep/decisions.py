@@ -8,9 +8,10 @@ one pass are one row. Where there are more than can be kept without holding anyb
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,8 +19,15 @@ from skep.clock import Clock
 from skep.errors import RecordError
 from skep.loop import Loop
 from skep.record.protocol import DecisionRow, Record
-from skep.router.explain import Explanation
 from skep.router.wanted import Wanted
+
+if TYPE_CHECKING:
+    from skep.router import explain
+    from skep.router.explain import Explanation
+
+if TYPE_CHECKING:  # it needs NumPy, and with one node nothing is chosen
+    from skep.router import explain
+    from skep.router.explain import Explanation
 
 BATCHES: Final = 100
 """Passes of the place loop that wait to be kept."""
@@ -49,12 +57,21 @@ class Candidate(msgspec.Struct, frozen=True, array_like=True):
     """A node that was able, as it stood when it was looked at."""
 
     node: str
-    cost: float
-    """Lower is better."""
+    cost: float | None
+    """Lower is better; None: it was full, and not to be waited for."""
     terms: dict[str, float]
     """What the cost is the sum of."""
     predicted_ms: int
     """How long such a task was expected to run there; -1: nothing was known."""
+    preferred: int = 0
+    """Which of the task's preferences it is, from 1; 0: none."""
+
+    @classmethod
+    def of(cls, said: explain.Candidate) -> Candidate:
+        """What is kept of it: JSON knows no infinity, and nobody reads more than four digits."""
+        terms = {name: round(value, 4) for name, value in said.terms.items() if math.isfinite(value)}
+        predicted_ms = round(said.run_s * 1000) if said.run_s is not None and math.isfinite(said.run_s) else -1
+        return cls(said.node, round(said.cost, 4) if math.isfinite(said.cost) else None, terms, predicted_ms, said.preferred)
 
 
 class Decided(msgspec.Struct, frozen=True, array_like=True):
@@ -204,14 +221,6 @@ def _decided(look: Look, group: Sequence[Granted]) -> Decided:
         policy=said.policy,
         looked_ms=look.at_ms,
         able=len(said.candidates) + said.more,
-        candidates=[
-            Candidate(
-                one.node,
-                round(one.cost, 4),
-                {name: round(value, 4) for name, value in one.terms.items()},
-                round(one.run_s * 1000) if one.run_s is not None else -1,
-            )
-            for one in some
-        ],
+        candidates=[Candidate.of(one) for one in some],
         tasks=[(one.task, one.attempt, one.node) for one in group],
     )
