@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -167,6 +168,57 @@ async def test_what_is_skipped_needs_no_node_at_all(stage: Stage) -> None:
     run = await stage.submit({"a": RUN | {"when": "false"}, "b": RUN | {"map": []}})
     await stage.go()
     assert await stage.end(run) == ("succeeded", None)
+
+
+# -- namespaces
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+async def test_many_tasks_of_one_namespace_do_not_starve_another(stage: Stage, nodes: int) -> None:
+    script = {"a": HOLD, "b": HOLD}
+    fleet = [await stage.node(f"n{at}", slots=4 // nodes, script=script) for at in range(nodes)]
+    for name, count in (("a", 20), ("b", 4)):
+        for _ in range(count):
+            await stage.submit({name: RUN}, namespace=name)
+    await stage.go()
+    held = Counter(name for node in fleet for name in node.started)
+    assert held == {"a": 2, "b": 2}
+
+
+async def test_namespaces_get_slots_by_weight(stage: Stage) -> None:
+    stage.place.fair.weights = {"a": 3.0}
+    node = await stage.node(slots=4, script={"a": HOLD, "b": HOLD})
+    for name in "ab" * 8:
+        await stage.submit({name: RUN}, namespace=name)
+    await stage.go()
+    assert Counter(node.started) == {"a": 3, "b": 1}
+
+
+async def test_what_has_no_room_takes_no_turn(stage: Stage) -> None:
+    node = await stage.node(slots=1, script={"a": HOLD, "b": HOLD, "first": HOLD})
+    await stage.submit({"first": RUN}, namespace="b")
+    await stage.go()
+    await stage.submit({"gpu": RUN | {"requires": ["gpu"], "priority": 10}}, namespace="a")
+    await stage.submit({"a": RUN | {"priority": 1}}, namespace="a")
+    for _ in range(3):
+        await stage.submit({"b": RUN}, namespace="b")
+    await stage.go()
+    await stage.go(10_000)
+    await node.finish("first")
+    await stage.go()
+    assert node.started == ["first", "a"], "b had the slot for ten seconds"
+
+
+async def test_the_urgent_comes_first_whatever_node_it_needs(stage: Stage) -> None:
+    node = await stage.node(slots=1, capabilities=("cpu", "gpu"), script={"first": HOLD})
+    await stage.submit({"first": RUN})
+    await stage.go()
+    await stage.submit({"plain": RUN})
+    await stage.submit({"gpu": RUN | {"requires": ["gpu"], "priority": 9}})
+    await stage.go()
+    await node.finish("first")
+    await stage.go()
+    assert node.started == ["first", "gpu", "plain"]
 
 
 # -- bounds

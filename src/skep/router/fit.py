@@ -63,6 +63,15 @@ def unroutable(wanted: Requirement, nodes: Iterable[NodeInfo]) -> str:
     return "; ".join(reasons[:5]) or "there are no nodes"
 
 
+def room(wanted: Requirement, nodes: Sequence[LiveNode]) -> int | None:
+    """For how many attempts of it there is room now; None: no node ever has."""
+    takes = wanted.takes()
+    able = [node for node in nodes if eligible(wanted, node.info)]
+    open = (node for node in able if not node.draining)
+    fits = sum(max(min((node.free.get(resource, 0) // units for resource, units in takes), default=0), 0) for node in open)
+    return fits if able else None
+
+
 def least_loaded(wanted: Requirement, count: int, nodes: Sequence[LiveNode]) -> list[str]:
     """Nodes for up to `count` equal tasks, as many as fit now. What they take is taken off `free` of the nodes handed in."""
     takes = wanted.takes()

@@ -27,6 +27,7 @@ from skep.loop import Loop
 from skep.model.node import ErrorInfo, LiveNode, Requirement
 from skep.model.run import MAX_TASKS, ReadyTask
 from skep.model.state import TaskState
+from skep.router.fair import FairShare, Offer
 from skep.router.fit import least_loaded
 from skep.router.wanted import Wanted
 from skep.upkeep.catalog import Catalog, RunContext
@@ -84,6 +85,8 @@ class PlaceLoop(Loop):
         self._outputs = outputs
         self._clock = clock
         self.routing = routing or Routing()
+        self.fair = FairShare()
+        """Between namespaces."""
         self._facts: dict[tuple[str, tuple[str, ...]], Facts] = {}
         """What was looked up in this pass, by run and names of tasks: the children of a map look at the same."""
         self._deep_ms = 0
@@ -113,19 +116,23 @@ class PlaceLoop(Loop):
         found, classes = await self._engine.survey(self._depth(limit))
         self.unplaced, self.why, self._held = {}, {}, 0
         if not classes:
+            self.fair.round((), self._clock.now_ms())
             return False
         nodes = [node for node in found if not node.coming]
         self._free = sum(node.free["slots"] for node in nodes if not node.draining)
         behind = any(len(ready.tasks) >= limit for ready in classes)
         items: list[EngineDecision] = []
-        starts: list[Candidate] = []
+        starts: list[tuple[ReadyClass, list[Candidate]]] = []
         self._facts.clear()
         for ready in classes:
             first, rest = ready.tasks[:limit], ready.tasks[limit:]
             first += [seen for seen in rest if seen.failing or seen.unmet]  # they hardly ever need a node
-            items += await self._decide_class(ready, first, starts)
+            candidates: list[Candidate] = []
+            items += await self._decide_class(ready, first, candidates)
+            if candidates:
+                starts.append((ready, candidates))
         now_ms = self._clock.now_ms()
-        granted = self._route(starts, nodes, now_ms)
+        granted = self._route(self._in_turn(starts, nodes, now_ms), nodes, now_ms)
         more = behind and (self._free > limit or (self._held > 0 and self._free > len(granted) and limit < MOST))
         if not items and not granted:
             return more
@@ -185,6 +192,31 @@ class PlaceLoop(Loop):
                 items.append(_settled(run, seen, decision))
         return items
 
+    def _in_turn(
+        self, starts: Sequence[tuple[ReadyClass, list[Candidate]]], nodes: Sequence[LiveNode], now_ms: int
+    ) -> list[Candidate]:
+        """The order in which they are offered to nodes: in fair shares between namespaces, by score within each."""
+        if len({ready.namespace for ready, _ in starts}) < 2:
+            self.fair.round((), now_ms)
+            found = [candidate for _, some in starts for candidate in some]
+            return found if len(starts) < 2 else sorted(found, key=_score)
+        rooms = self.routing.rooms([requirement_of(ready.name) for ready, _ in starts], nodes)
+        offers = [
+            Offer(ready.namespace, [candidate.seen.score for candidate in some] if room is not None else (), ready.running)
+            for (ready, some), room in zip(starts, rooms, strict=True)
+        ]
+        turns: list[Candidate] = []
+        given = [0] * len(starts)
+        round = self.fair.round(offers, now_ms)
+        for number, at in round:
+            if at < (rooms[number] or 0):
+                turns.append(starts[number][1][at])
+                given[number] = at + 1
+            else:
+                round.full()
+        # What there is no room for comes last: only why is asked.
+        return turns + [candidate for (_, some), count in zip(starts, given, strict=True) for candidate in some[count:]]
+
     def _route(self, starts: list[Candidate], nodes: Sequence[LiveNode], now_ms: int) -> list[tuple[Candidate, str]]:
         """Those that start now, each with its node."""
         granted: list[tuple[Candidate, str]] = []
@@ -210,7 +242,10 @@ class PlaceLoop(Loop):
         self.why.setdefault(name, Counter())[why] += count
 
     def _note(self, granted: Sequence[tuple[Candidate, str]], answers: Sequence[str], now_ms: int) -> None:
-        """The router knows what began, and of what the engine refused nothing."""
+        """Tells of what began, and of what the engine refused nothing."""
+        for (candidate, _), answer in zip(granted, answers, strict=True):
+            if answer == OK:
+                self.fair.started(candidate.run.namespace, 1)
         if self.routing.router is None:
             return
         placed: list[Granted] = []
@@ -295,6 +330,10 @@ def _refusal(item: EngineExpand) -> Settle:
     message = f"{item.count:,} children: a run may have {MAX_TASKS:,} tasks in all; map over batches"
     error = _encode(ErrorInfo("Map", message))
     return Settle(item.run, item.task, item.version, TaskState.FAILED, reason="map", error=error)
+
+
+def _score(candidate: Candidate) -> int:
+    return candidate.seen.score
 
 
 def _at(seen: ReadyTask) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skep.model.node import LiveNode, Requirement
+from skep.router.fit import room
 from skep.router.settings import RouterSettings
 from skep.router.wanted import Choice, Kind, Wanted
 
@@ -83,6 +84,20 @@ class Routing:
         """Nodes that get no task of this kind now: it kept failing there."""
         barred = self.router.breaker.barred(kind.type, now_ms) if self.router is not None else {}
         return [node for node, is_shut in barred.items() if is_shut]
+
+    def rooms(self, wanted: Sequence[Requirement], nodes: Sequence[LiveNode]) -> list[int | None]:
+        """For how many attempts of each of these there is room now, as if there were nothing else; None: no node ever has."""
+        if len(nodes) < 2:
+            return [room(one, nodes) for one in wanted]
+        router = self.router or self.make()
+        router.sync(nodes)
+        fleet = router.fleet
+        found: list[int | None] = []
+        for one in wanted:
+            able = fleet.able(one)
+            fits = fleet.space(one.takes()).room[able & fleet.open]
+            found.append(int(fits.sum(where=fits > 0)) if able.any() else None)
+        return found
 
     def expected_s(self, kind: Kind, wanted: Requirement) -> float | None:
         """How long a task of this kind is expected to run, averaged over the nodes that can run it; None: nothing is known."""
