@@ -52,6 +52,7 @@ class TaskPlan:
         "placement",
         "reads",
         "runs_always",
+        "simple",
         "takes",
         "timeout_ms",
         "uses",
@@ -93,18 +94,8 @@ class TaskPlan:
         """Tasks at which the decision looks, but for those that only `map` names."""
         self.map_reads: tuple[str, ...] = ()
         """Tasks at which `map` looks."""
-
-    @property
-    def simple(self) -> bool:
+        self.simple = False
         """Whether the decision is always Start with the constant call."""
-        return (
-            self.constant_call is not None
-            and self.when is None
-            and self.map is None
-            and not self.locks
-            and not self.handles
-            and self.affinity is None
-        )
 
     def render(self, scope: Scope) -> bytes:
         """The call, encoded, with every expression but the secrets filled in. Raises ExpressionError."""
@@ -167,7 +158,8 @@ def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared:
     elif constant:
         plan.constant_call = encoded
         plain = spec.when is None and spec.map is None and not any(bounds_of(spec)) and not handles
-        if plain and "${{" not in plan.placement.affinity:
+        plan.simple = plain and "${{" not in plan.placement.affinity
+        if plan.simple:
             return shared.setdefault((encoded, id(plan.wanted), spec.timeout_ms, spec.deadline_ms, plan.placement), plan)
     path, item = f"tasks.{spec.name}", spec.map is not None
     if not constant:
@@ -186,6 +178,8 @@ def compile_task(spec: TaskSpec, check: Check, handles: tuple[str, ...], shared:
     _look(plan)
     if not constant and not plan.parks and all(value.constant for value in plan.parts.values()):
         plan.constant_call = plan.render(_EMPTY)
+        plain = spec.when is None and spec.map is None and not plan.locks and not handles
+        plan.simple = plain and plan.affinity is None
     return plan
 
 

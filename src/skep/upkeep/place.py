@@ -182,7 +182,8 @@ class PlaceLoop(Loop):
             if run is None:
                 continue
             task = _plan(run, seen)
-            decision = await self._decide(run, task, seen)
+            call = _certain(task, seen)
+            decision = Start(call) if call is not None else await self._decide(run, task, seen)
             if isinstance(decision, Start):
                 if paused:
                     self._unplaced(ready.name, "paused")
@@ -258,13 +259,6 @@ class PlaceLoop(Loop):
         self.on_placed(placed)
 
     async def _decide(self, run: RunContext, task: TaskPlan, seen: ReadyTask) -> Decision | None:
-        if (
-            task.constant_call is not None
-            and not seen.unmet
-            and (not seen.failing or seen.attempts)
-            and (task.simple or (seen.child >= 0 and not task.item_when and not task.locks and task.affinity is None))
-        ):
-            return Start(task.constant_call)
         names = task.reads if seen.child >= 0 else (*task.reads, *task.map_reads)
         try:
             items = await self._items(run, task, seen) if seen.child >= 0 else None
@@ -330,6 +324,15 @@ def _refusal(item: EngineExpand) -> Settle:
     message = f"{item.count:,} children: a run may have {MAX_TASKS:,} tasks in all; map over batches"
     error = _encode(ErrorInfo("Map", message))
     return Settle(item.run, item.task, item.version, TaskState.FAILED, reason="map", error=error)
+
+
+def _certain(task: TaskPlan, seen: ReadyTask) -> bytes | None:
+    """The call, where nothing else needs to be looked at: the task starts."""
+    if task.constant_call is None or seen.unmet or (seen.failing and not seen.attempts):
+        return None
+    if task.simple or (seen.child >= 0 and not task.item_when and not task.locks and task.affinity is None):
+        return task.constant_call
+    return None
 
 
 def _score(candidate: Candidate) -> int:
