@@ -231,6 +231,16 @@ def test_a_paused_queue_starts_nothing(own_server: Any, wait: Any) -> None:
     wait(lambda: server.state(run) == "succeeded")
 
 
+def test_shares_of_namespaces_are_told_and_kept(server: Any) -> None:
+    assert "equal" in server("queue", "stats").stdout
+    assert "namespace web: weight 2.5" in server("queue", "share", "web", "2.5").stderr
+    assert "web 2.5" in server("queue", "stats").stdout
+    assert server.json("queue", "share", "web", "1", "--json")["shares"] == {}
+    for weight in ("0", "nan"):
+        assert "weight" in server("queue", "share", "web", weight, code=3).stderr
+    assert "-1" in server("queue", "share", "web", "--", "-1", code=3).stderr
+
+
 def test_status_says_how_the_server_is(server: Any) -> None:
     assert "ready" in server("status").stdout
     found = server.json("status", "--json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -27,12 +27,13 @@ COLUMNS: Final = (
 
 @app.callback()
 def queue() -> None:
-    """See what waits for a node; stop and go on starting tasks.
+    """See what waits for a node; stop and go on starting tasks; share nodes between namespaces.
 
     **Examples**
 
     - `skep queue stats`
     - `skep queue pause`, later `skep queue resume`
+    - `skep queue share production 4`
     """
 
 
@@ -77,6 +78,27 @@ def resume(namespace: remote.Namespace = None, data: remote.Data = None, json: r
         remote.document(found) if json else remote.note(f"{_of(namespace)}: tasks are started again")
 
 
+@app.command()
+def share(
+    namespace: Annotated[str, typer.Argument(metavar="NAMESPACE", help="Whose share it is.")],
+    weight: Annotated[float, typer.Argument(metavar="WEIGHT", help="From 0.001 to 1000; 1 is what every namespace has.")],
+    data: remote.Data = None,
+    json: remote.Json = False,
+) -> None:
+    """Give a namespace more or less of the slots, when several want more than there are.
+
+    A namespace of weight 2 gets twice as many slots as one of weight 1. What one does not use goes to the others.
+
+    **Examples**
+
+    - `skep queue share production 4`
+    - `skep queue share batch 0.5`
+    """
+    with remote.server(data, json) as client:
+        found = client.queue.share(namespace, weight)
+        remote.document(found) if json else remote.note(f"{_of(namespace)}: weight {weight:g}")
+
+
 def _of(namespace: str | None) -> str:
     return f"namespace {namespace}" if namespace else "all namespaces"
 
@@ -96,6 +118,7 @@ def _lines(found: QueueStats) -> Iterator[Line]:
         ("parked", f"{found.parked:,}"),
         ("waiting", f"{found.waiting:,}"),
         ("slots", f"{found.slots_free:,} of {found.slots:,} free"),
+        ("shares", ", ".join(f"{name} {weight:g}" for name, weight in found.shares.items()) or "equal"),
         ("runs", ", ".join(f"{count:,} {state}" for state, count in found.runs.items()) or "none"),
     )
     yield from ([(f"  {name:<9}", "dim"), (text, "")] for name, text in rows)

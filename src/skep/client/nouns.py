@@ -70,6 +70,10 @@ class Queue:
     def resume(self, namespace: str | None = None) -> QueueStats:
         return self._wire.ask(QueueStats, "POST", f"{API}/queue/resume", body={"namespace": namespace})
 
+    def share(self, namespace: str, weight: float) -> QueueStats:
+        """Gives a namespace `weight` times the slots of one whose weight is 1, as long as both want more than there are."""
+        return self._wire.ask(QueueStats, "POST", f"{API}/queue/share", body={"namespace": namespace, "weight": weight})
+
 
 class Placement:
     def __init__(self, wire: Wire) -> None:

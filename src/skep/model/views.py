@@ -111,6 +111,8 @@ class QueueStats(msgspec.Struct, kw_only=True):
 
     paused: list[str]
     """Namespaces that start nothing now; `*` is all of them."""
+    shares: dict[str, float] = {}
+    """Weights of namespaces that were given one; the others have 1."""
     runs: dict[str, int]
     """Run state to how many; ended ones of the last day."""
     ready: int

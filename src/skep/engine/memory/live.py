@@ -6,6 +6,7 @@ import heapq
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from skep.engine.protocol import InboxEntry, Load
@@ -230,9 +231,15 @@ class LiveRun:
         unmet, failures = self.unmet.get(self.base(task), 0), self.failures.get(task, 0)
         seen = (self.id, task, self.version[task], self.failing, unmet, self.attempts[task], failures)
         if task < self.size:
-            return ReadyTask(*seen, score=self.scores[task])
+            return ReadyTask(*seen, -1, -1, self.scores[task])
         family = self.children[task - self.size]
         return ReadyTask(*seen, family.parent, task - family.first, self.scores[task])
+
+
+@lru_cache(maxsize=1_024)
+def slots_of(takes: tuple[tuple[str, int], ...]) -> int:
+    """Slots among what an attempt takes of its node."""
+    return sum(units for resource, units in takes if resource == "slots")
 
 
 class Asked(NamedTuple):
@@ -247,7 +254,7 @@ class Asked(NamedTuple):
 class Lease:
     """The right of one node to make one attempt."""
 
-    __slots__ = ("asks", "attempt", "claims", "ended", "n", "node", "run", "takes", "task")
+    __slots__ = ("asks", "attempt", "claims", "ended", "n", "node", "run", "slots", "takes", "task")
 
     def __init__(
         self,
@@ -265,6 +272,7 @@ class Lease:
         self.attempt = attempt
         self.node = node
         self.takes = takes
+        self.slots = slots_of(takes)
         self.claims = claims
         self.asks: dict[str, Asked] | None = None
         """Locks taken, or waited for, inside the task."""

@@ -7,7 +7,7 @@ that became ready.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any
 
 from skep.engine.memory.claims import Claims
@@ -41,15 +41,6 @@ Due = tuple[int, int, str, str, int, int]
 """(due_ms, sequence, kind, run id or key of a claim, task, version or lease number)."""
 
 
-def slots_of(takes: tuple[tuple[str, int], ...]) -> int:
-    """Slots among what an attempt takes of its node."""
-    slots = 0
-    for resource, units in takes:
-        if resource == "slots":
-            slots += units
-    return slots
-
-
 class State:
     """Everything one engine knows. Single-threaded; the clock comes in with each verb."""
 
@@ -67,7 +58,7 @@ class State:
         self.nodes: dict[str, LiveNodeState] = {}
         self.leases: dict[int, Lease] = {}
         self.queues: dict[tuple[str, str], ReadySet] = {}
-        self.running: dict[str, int] = {}
+        self.running: defaultdict[str, int] = defaultdict(int)
         """Slots that attempts hold, by namespace."""
         self.claims = Claims(lambda key, due_ms: self.push(self.delays, due_ms, "rate", key))
         self.withheld_ms = 0
@@ -162,8 +153,7 @@ class State:
 
     def make_lease(self, lease: Lease) -> Lease:
         self.leases[lease.n] = lease.node.leases[lease.n] = lease
-        namespace = lease.run.namespace
-        self.running[namespace] = self.running.get(namespace, 0) + slots_of(lease.takes)
+        self.running[lease.run.namespace] += lease.slots
         return lease
 
     def end_lease(self, lease: Lease, how: int) -> None:
@@ -172,7 +162,7 @@ class State:
         node = lease.node
         node.leases.pop(lease.n, None)
         node.give_back(lease.takes)
-        self.running[lease.run.namespace] -= slots_of(lease.takes)
+        self.running[lease.run.namespace] -= lease.slots
         lease.run.ended_by[lease.task] = how
         self.stirred.add("ready")
         if lease.claims or lease.asks:

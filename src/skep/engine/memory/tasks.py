@@ -174,8 +174,9 @@ class TaskVerbs(Ends):
             return NO_FIT
         if not node.take(item.takes):
             return NO_FIT
-        claims, rates = self.claims.merged(item.claims) if item.claims else NOTHING
-        if item.claims and not self._claim_all(run, task, (*claims, *rates)):
+        wanted = item.claims
+        claims, rates = self.claims.merged(wanted) if wanted else NOTHING
+        if wanted and not self._claim_all(run, task, (*claims, *rates)):
             node.give_back(item.takes)
             return WAITING
         if task in run.orphans and not self._may_lapse(run, task):
@@ -191,7 +192,7 @@ class TaskVerbs(Ends):
         run.states[task] = RUNNING
         run.ended_by[task] = 0
         lease = self.make_lease(Lease(n, run, task, attempt, node, item.takes, claims))
-        if item.claims:
+        if wanted:
             self.claims.take(claims, lease.n)
             self.claims.spend(rates)
             self.leave_waiting(run, task)

@@ -21,6 +21,11 @@ class Which(msgspec.Struct, forbid_unknown_fields=True):
     namespace: str | None = None
 
 
+class Share(msgspec.Struct, forbid_unknown_fields=True):
+    namespace: str
+    weight: float
+
+
 async def nodes(request: Request) -> Response:
     return answer(await hub_of(request).nodes.list(all=Query(request).flag("all")))
 
@@ -60,6 +65,13 @@ async def reset_placement(request: Request) -> Response:
     return answer(await hub_of(request).placement.reset())
 
 
+async def share(request: Request) -> Response:
+    given = await body_of(request, Share)
+    queue = hub_of(request).queue
+    await queue.share(given.namespace, given.weight)
+    return answer(await queue.stats())
+
+
 ROUTES = [
     Route(f"{API}/placement", told(placement), methods=["GET"]),
     Route(f"{API}/placement", told(set_placement), methods=["PUT"]),
@@ -69,4 +81,5 @@ ROUTES = [
     Route(f"{API}/queue/stats", told(stats), methods=["GET"]),
     Route(f"{API}/queue/pause", told(pause), methods=["POST"]),
     Route(f"{API}/queue/resume", told(resume), methods=["POST"]),
+    Route(f"{API}/queue/share", told(share), methods=["POST"]),
 ]
