@@ -245,6 +245,9 @@ def _ready(facts: Facts) -> Verdict:
 
 def _on_nodes(facts: Facts, found: Standing) -> Verdict:
     choice = facts.choice
+    if found.verdict is not None and found.verdict.because == "full" and choice.turn:
+        text = f"the nodes that can run it are full, and namespace {choice.turn} is first: it has had less than its share"
+        return Verdict("fair_share", text, "its turn comes as attempts end")
     if found.verdict is not None:
         return found.verdict
     if choice.why == "held" and choice.node:
@@ -252,9 +255,6 @@ def _on_nodes(facts: Facts, found: Standing) -> Verdict:
         text = f"node {choice.node} is busy, and expected{wait} to have room and to be done with it sooner than any free node"
         until_ms = facts.server.now_ms + choice.wait_ms if choice.wait_ms else 0
         return Verdict("held", text, "that node gets room; `placement: {hold: false}` starts such tasks at once", until_ms)
-    if choice.turn:
-        text = f"namespace {choice.turn} has had less than its share: its tasks are first"
-        return Verdict("fair_share", text, "the turn of its namespace comes")
     if choice.behind:
         text = f"there is room, and {choice.behind:,} ready tasks are before it"
         return Verdict("behind", text, "its turn comes; a higher `priority` brings it forward")

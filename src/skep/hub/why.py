@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from skep.engine.protocol import Engine, Line, LiveTask
+from skep.engine.protocol import Engine, Line, LiveTask, ReadyClass
 from skep.errors import NotFoundError
 from skep.hub.because import Choice, Facts, Server, line_view, over, unloaded, verdict
 from skep.hub.placed import Placed
@@ -16,11 +16,12 @@ from skep.hub.standing import Verdict, Wish
 from skep.hub.tasks import Tasks
 from skep.hub.views import Names
 from skep.model.node import LiveNode
-from skep.model.run import ReadyTask, RestoredTask
+from skep.model.run import RestoredTask
 from skep.model.state import RunState, TaskState
 from skep.model.wait import WaitView
 from skep.model.why import ORDER, CauseGroup, QueueCause, QueueWhy, RunWhy, TaskRef, TaskWhy
 from skep.record.protocol import Record, RunRow
+from skep.router.fit import eligible
 from skep.upkeep.catalog import Catalog, RunContext
 from skep.upkeep.load import LoadLoop
 from skep.upkeep.place import BACKLOG, PlaceLoop, requirement_of
@@ -201,7 +202,8 @@ class Why:
                 server, await self._record.run(first.run), TaskState.READY, wish=None if wanted.parks else Wish(wanted)
             )
             base = first.task if first.parent < 0 else first.parent
-            said = verdict(replace(facts, choice=self._placed.choice(run, base, facts)))
+            choice = replace(self._placed.choice(run, base, facts), turn=self._turn(group, classes, nodes))
+            said = verdict(replace(facts, choice=choice))
             causes.append(
                 QueueCause(
                     namespace=group.namespace,
@@ -224,9 +226,9 @@ class Why:
             return run.plan.names[task]
         return Names(run.plan, await self._record.expansions(run.id))[task]
 
-    async def _ready(self) -> dict[tuple[str, str], list[ReadyTask]]:
+    async def _ready(self) -> dict[tuple[str, str], ReadyClass]:
         """The first ready tasks, by namespace and class."""
-        return {(group.namespace, group.name): group.tasks for group in await self._engine.ready(QUEUE)}
+        return {(group.namespace, group.name): group for group in await self._engine.ready(QUEUE)}
 
     # -- what is known
 
@@ -320,13 +322,26 @@ class Why:
             return replace(facts, siblings=len(waits_for))
         return replace(facts, needs=[look.names[need] for need in waits_for])
 
-    def _choice(self, look: _Run, task: int, facts: Facts, ready: Mapping[tuple[str, str], Sequence[ReadyTask]]) -> Choice:
+    def _choice(self, look: _Run, task: int, facts: Facts, ready: Mapping[tuple[str, str], ReadyClass]) -> Choice:
         shape = look.context.plan.shape
         name = shape.class_names[shape.classes[look.graph.base(task)]]
         said = self._placed.choice(look.context, look.graph.base(task), facts)
-        places = [(seen.run, seen.task) for seen in ready.get((look.row.namespace, name), ())]
-        here = (look.row.id, task)
-        return replace(said, behind=places.index(here) if here in places else len(places))
+        here, group = (look.row.id, task), ready.get((look.row.namespace, name))
+        places = [(seen.run, seen.task) for seen in group.tasks] if group is not None else []
+        turn = self._turn(group, ready.values(), facts.server.nodes) if group is not None else ""
+        return replace(said, behind=places.index(here) if here in places else len(places), turn=turn)
+
+    def _turn(self, group: ReadyClass, ready: Iterable[ReadyClass], nodes: Sequence[LiveNode]) -> str:
+        """Another namespace that holds less for its weight, and has tasks that wait for the same nodes."""
+        weight, wanted = self._place.fair.weight, requirement_of(group.name)
+        able = [node.info for node in nodes if eligible(wanted, node.info)]
+        least, found = group.running / weight(group.namespace), ""
+        for other in ready:
+            share = other.running / weight(other.namespace)
+            fits = other.namespace != group.namespace and share < least
+            if fits and any(eligible(requirement_of(other.name), info) for info in able):
+                least, found = share, other.namespace
+        return found
 
     async def _snoozed(self, run: str, task: int) -> bool:
         history = (await self._record.attempts(run, task)).get(task, [])

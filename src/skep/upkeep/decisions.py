@@ -1,8 +1,8 @@
 """Decisions: how tasks came to their nodes is kept in the record, for people who ask why.
 
 The place loop hands over what it granted and goes on; the rest happens here, between its passes. What the nodes cost is looked
-at for a few kinds of tasks in a pass, and for one kind ten times a second at the most: more says nothing new. A run's tasks of
-one pass are one row. Where there are more than can be kept without holding anybody up, they are dropped and counted.
+at for a few kinds of tasks a second; in between, the last look at a kind has to do. A run's tasks of one pass are one row.
+Where there are more than can be kept without holding anybody up, they are dropped and counted.
 """
 
 from __future__ import annotations
@@ -39,10 +39,8 @@ BURST_S: Final = 5
 """Of that rate, after a quiet time."""
 CANDIDATES: Final = 5
 """Nodes that are kept of a choice, beside the chosen ones."""
-LOOKS: Final = 4
-"""Kinds of tasks that are looked at in one pass."""
-AGAIN_MS: Final = 100
-"""Between two looks for one kind."""
+LOOKS: Final = 30
+"""Kinds of tasks that are looked at in a second, on the average: each look costs about as much as one choice."""
 KINDS: Final = 1_000
 """Kinds whose last look is remembered."""
 SEEN: Final = 64
@@ -114,6 +112,20 @@ class Look(NamedTuple):
     said: Explanation
 
 
+class Room:
+    """How much may be done now, so that it stays little on the average."""
+
+    __slots__ = ("looks", "rows", "tasks")
+
+    def __init__(self) -> None:
+        self.looks, self.rows, self.tasks = float(LOOKS), float(ROWS * BURST_S), float(TASKS * BURST_S)
+
+    def grow(self, passed_s: float) -> None:
+        self.looks = min(self.looks + LOOKS * passed_s, LOOKS)
+        self.rows = min(self.rows + ROWS * passed_s, ROWS * BURST_S)
+        self.tasks = min(self.tasks + TASKS * passed_s, TASKS * BURST_S)
+
+
 class Explains(Protocol):
     """A router."""
 
@@ -132,8 +144,7 @@ class DecisionLoop(Loop):
         self._clock = clock
         self._looks: OrderedDict[Wanted, Look] = OrderedDict()
         self._batches: deque[Sequence[Granted]] = deque()
-        self._rows, self._tasks = float(ROWS * BURST_S), float(TASKS * BURST_S)
-        """How many may be kept now."""
+        self._room = Room()
         self._room_ms = clock.now_ms()
         self.kept = 0
         """Tasks, since the start."""
@@ -144,20 +155,20 @@ class DecisionLoop(Loop):
 
     def look(self, router: Explains, tasks: Sequence[Wanted], now_ms: int) -> None:
         """These are about to get their nodes."""
-        last, looked, seen = None, 0, 0
+        self._refill(now_ms)
+        last, seen = None, set[Wanted]()
         for wanted in tasks:
-            if wanted is last:
+            if wanted is last or wanted in seen:
                 continue
-            last, seen = wanted, seen + 1
-            if seen > SEEN or looked >= LOOKS:
+            if self._room.looks < 1 or len(seen) == SEEN:
                 return
-            known = self._looks.get(wanted)
-            if known is None or now_ms - known.at_ms >= AGAIN_MS:
-                looked += 1
-                self._looks[wanted] = Look(now_ms, router.explain(wanted, now_ms, MOST))
-                self._looks.move_to_end(wanted)
-                if len(self._looks) > KINDS:
-                    self._looks.popitem(last=False)
+            last = wanted
+            seen.add(wanted)
+            self._room.looks -= 1
+            self._looks[wanted] = Look(now_ms, router.explain(wanted, now_ms, MOST))
+            self._looks.move_to_end(wanted)
+            if len(self._looks) > KINDS:
+                self._looks.popitem(last=False)
 
     def offer(self, granted: Sequence[Granted]) -> None:
         """These have got them. Those for which there is no room are dropped."""
@@ -185,19 +196,19 @@ class DecisionLoop(Loop):
 
     def _made(self, granted: Sequence[Granted]) -> tuple[list[DecisionRow], int]:
         """As many as there is room for, a row for each run."""
-        self._refill()
+        self._refill(self._clock.now_ms())
         runs: dict[str, dict[Wanted, list[Granted]]] = {}
         kept = 0
-        for one in granted[: int(self._tasks)]:
+        for one in granted[: int(self._room.tasks)]:
             look = self._looks.get(one.wanted)
             if look is None or len(look.said.candidates) + look.said.more < 2:
                 continue  # there was no choice, or nobody looked
-            if one.run not in runs and len(runs) >= self._rows:
+            if one.run not in runs and len(runs) + 1 > self._room.rows:
                 break
             runs.setdefault(one.run, {}).setdefault(one.wanted, []).append(one)
             kept += 1
-        self._tasks -= kept
-        self._rows -= len(runs)
+        self._room.tasks -= kept
+        self._room.rows -= len(runs)
         self.dropped += len(granted) - kept
         return [self._row(run, groups) for run, groups in runs.items()], kept
 
@@ -206,12 +217,9 @@ class DecisionLoop(Loop):
         decided = [_decided(self._looks[wanted], group) for wanted, group in groups.items()]
         return DecisionRow(run, min(tasks), max(tasks), _ENCODER.encode(decided))
 
-    def _refill(self) -> None:
-        now_ms = self._clock.now_ms()
-        passed_s = max(now_ms - self._room_ms, 0) / 1000
+    def _refill(self, now_ms: int) -> None:
+        self._room.grow(max(now_ms - self._room_ms, 0) / 1000)
         self._room_ms = now_ms
-        self._rows = min(self._rows + ROWS * passed_s, ROWS * BURST_S)
-        self._tasks = min(self._tasks + TASKS * passed_s, TASKS * BURST_S)
 
 
 def _decided(look: Look, group: Sequence[Granted]) -> Decided:
