@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "demo": Entry(RUN, "demo", "Watch two real workflows run across three local nodes."),
     "runs": Entry(LOOK, "runs", "List runs, the newest first."),
     "show": Entry(LOOK, "show", "Show a run, what is wrong with it, and its tasks."),
+    "why": Entry(LOOK, "why", "Say why a task, a run or the queue stands where it stands."),
     "watch": Entry(LOOK, "watch", "Watch a run live until it ends."),
     "logs": Entry(LOOK, "logs", "Print what the tasks of a run wrote."),
     "approvals": Entry(LOOK, "approvals", "List what waits for a person."),
