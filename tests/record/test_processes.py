@@ -41,7 +41,7 @@ async def check_prefix(path: Path, engine: str) -> int:
     for event in told:
         if event.kind == "succeeded":
             event.output = b"1"  # stands in the task's row only
-    transcribe._write(tx, engine, EPOCH, told, False)
+    transcribe._write(tx, engine, EPOCH, told, False, {})
     assert tasks(tx, run) == stored
     tx.close()
     return row.mark
