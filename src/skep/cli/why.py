@@ -38,8 +38,8 @@ def why(
 ) -> None:
     """Say why a task, a run or the queue stands where it stands, and what would change that.
 
-    Of a task that waits: what holds it, followed to the root. Of one that has a node: how it came there, what was predicted, and
-    how long it took.
+    Of a task that waits: what holds it, followed to the root. Of one that has a node: how it came there, what was predicted,
+    and how long it took.
 
     **Examples**
 
@@ -172,7 +172,11 @@ def _run(whole: RunWhy, now_ms: int) -> Iterator[Line]:
 
 
 def _cause(cause: CauseGroup, now_ms: int) -> Iterator[Line]:
-    behind = f"  {cause.behind:,} wait for {'it' if cause.count == 1 else 'them'}" if cause.behind else ""
+    behind = (
+        f"  {cause.behind:,} {'waits' if cause.behind == 1 else 'wait'} for {'it' if cause.count == 1 else 'them'}"
+        if cause.behind
+        else ""
+    )
     more = cause.count - len(cause.tasks)
     names = ", ".join(cause.tasks) + (f" and {more:,} more" if more else "")
     yield [(cause.because, "yellow"), (f"  {plain(names)}", "bold"), (behind, "dim")]

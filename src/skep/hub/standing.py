@@ -30,6 +30,9 @@ REMEDIES: Final = {
 }
 
 
+PLURALS: Final = {"lacks": "lack", "has": "have", "is": "are", "does": "do", "gives": "give"}
+
+
 class Wish(NamedTuple):
     """What a task wants of a node."""
 
@@ -110,15 +113,23 @@ def _verdict(wish: Wish, out: Mapping[str, tuple[str, str]]) -> Verdict:
 
 
 def _listed(out: Mapping[str, tuple[str, str]]) -> str:
-    """`a, b and 3 more lack gpu; c is draining`, in the order of nodes' names."""
+    """`a, b and 3 more lack gpu; c is draining`, in the order of what they say."""
     by_text = sorted(out.items(), key=lambda item: (item[1][1], item[0]))
-    return "; ".join(f"{_names([node for node, _ in group])} {text}" for text, group in groupby(by_text, key=lambda i: i[1][1]))
+    groups = [([node for node, _ in group], text) for text, group in groupby(by_text, key=lambda item: item[1][1])]
+    return "; ".join(f"{_names(nodes)} {text if len(nodes) == 1 else _plural(text)}" for nodes, text in groups)
 
 
 def _names(nodes: Sequence[str]) -> str:
-    if len(nodes) <= NAMED:
-        return ", ".join(nodes)
-    return f"{', '.join(nodes[:NAMED])} and {len(nodes) - NAMED:,} more:"
+    more = len(nodes) - NAMED
+    if more > 0:
+        return f"{', '.join(nodes[:NAMED])} and {more:,} more"
+    return " and ".join([", ".join(nodes[:-1]), nodes[-1]] if len(nodes) > 1 else nodes)
+
+
+def _plural(text: str) -> str:
+    """Of several nodes."""
+    verb, space, rest = text.partition(" ")
+    return PLURALS[verb] + space + rest
 
 
 def _remedy(word: str, wish: Wish, nodes: Sequence[str]) -> str:
