@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from skep.engine.protocol import Beat, Register
+from skep.model.node import NodeInfo
 from skep.model.state import TaskState
 from skep.testing.stage import HOLD, Failed, ScriptedNode, Snoozed, Stage, counted
+from skep.upkeep.rejoin import Rejoin, Turns
 
 RUN: dict[str, Any] = {"run": "true"}
 CHAIN: dict[str, Any] = {"a": RUN, "b": RUN | {"needs": ["a"]}, "c": RUN | {"needs": ["b"]}}
@@ -348,6 +352,118 @@ async def test_a_cancelled_run_ends_though_its_sweep_was_not_recorded(stage: Sta
     await after.go(1_000)
     assert await after.end(run) == ("cancelled", "enough")
     assert node.stops == [("a", "superseded")] or node.stops == [("a", "cancel")]
+
+
+class Others(Turns):
+    """Other servers on the same engine, of which a test says whether they are there."""
+
+    def __init__(self) -> None:
+        self.late = True
+        self.looks = 0
+        self.said: list[str] = []
+
+    async def are_late(self) -> bool:
+        self.looks += 1
+        return self.late
+
+    async def begin(self) -> None:
+        self.said.append("begun")
+
+    async def begun(self) -> None: ...
+
+    async def end(self) -> None:
+        self.said.append("over")
+
+
+def among_others(stage: Stage, turns: Others, *expected: str, **given: Any) -> asyncio.Task[None]:
+    """The rejoin of a server that leads, in place of that of one that is alone."""
+    rejoin = Rejoin(stage.engine, stage.load, stage.place, stage.hub.work.report, expected, turns=turns, **given)
+    stage.rejoin = stage.hub.work.presenter = rejoin
+    return asyncio.create_task(rejoin.run())
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(0.005)
+
+
+async def test_nodes_have_their_time_once_all_servers_are_there(stage: Stage) -> None:
+    node = await stage.node(script={"a": HOLD})
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened("n")
+    await after.pass_(after.load)
+    turns = Others()
+    running = among_others(after, turns, "n", window_s=0.15)
+    await until(lambda: turns.looks > 4)
+    assert not turns.said, "that was more than its time"
+    turns.late = False
+    await node.rejoin(after)
+    await running
+    await after.go()
+    assert turns.said == ["begun", "over"]
+    assert (node.started, node.stops) == (["a"], [])
+    assert await node.finish("a") == "ok"
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("late", [True, False])
+async def test_a_server_that_never_comes_is_not_waited_for_without_end(stage: Stage, late: bool) -> None:
+    await stage.node(script={"a": HOLD})
+    await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened("n")
+    other = await after.node("other")
+    await after.pass_(after.load)
+    turns = Others()
+    turns.late = late
+    await among_others(after, turns, "n", window_s=0.1, late_s=0.25)
+    await after.go()
+    assert other.started == ["a"]
+    assert turns.looks <= 4
+
+
+async def test_what_nodes_bring_to_other_servers_is_waited_for_while_they_live(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened("n")
+    other = await after.node("other")
+    await after.engine.register([Register(NodeInfo("n"), beats=True, coming=True)])
+    await after.pass_(after.load)
+    turns = Others()
+    running = among_others(after, turns, "n")
+    await until(lambda: turns.said)
+    await after.go(9_999)
+    await asyncio.sleep(0.2)  # it looks more than once
+    assert turns.said == ["begun"]
+    after.clock.advance(1)  # from now on it is silent
+    await running
+    await after.go()
+    assert other.started == ["a"]
+    assert "is not taken up yet" not in caplog.text
+
+    monkeypatch.setattr("skep.upkeep.rejoin.OTHERS_S", 0.2)
+    await after.engine.beat([Beat("n", 1, (), 0)])
+    await among_others(after, turns, "n")
+    assert "what n brought is not taken up yet" in caplog.text
+
+
+async def test_a_fault_of_the_rejoin_itself_stops_nobody(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    run = await stage.submit({"a": RUN})
+    await stage.go()
+    after = await stage.reopened()
+    await after.node()
+    await after.pass_(after.load)
+    turns = Others()
+    turns.begin = None  # type: ignore[method-assign, assignment]
+    await among_others(after, turns)
+    await after.go()
+    assert await after.end(run) == ("succeeded", None)
+    assert "a fault of Skep's own" in caplog.text
 
 
 async def test_it_waits_for_what_is_loaded(stage: Stage) -> None:

@@ -25,8 +25,12 @@ log = logging.getLogger(__name__)
 WINDOW_S: Final = 5.0
 """For nodes to come."""
 LOOK_S: Final = 0.1
-OTHERS_S: Final = 5.0
+LATE_S: Final = 15.0
+"""Nodes have that time once all servers are there that live; so long at most, those are waited for."""
+OTHERS_S: Final = 15.0
 """For other servers to take up what nodes brought to them."""
+SILENT_MS: Final = 10_000
+"""A node that is silent for so long is gone."""
 BATCH: Final = 1_000
 
 CLAIMS_MS: Final = 15_000
@@ -42,6 +46,10 @@ Report = Callable[[Sequence[Outcome]], Awaitable[list[Answer]]]
 
 class Turns(Protocol):
     """What the servers that share an engine tell each other about its rejoin."""
+
+    async def are_late(self) -> bool:
+        """Whether a server that lives is not there yet, so that no node can come by way of it. Raises RecordError."""
+        ...
 
     async def begin(self) -> None:
         """The leader: whoever is to come has come, or had its time; everyone takes up what he was brought."""
@@ -68,6 +76,7 @@ class Rejoin:
         expected: Iterable[str],
         *,
         window_s: float = WINDOW_S,
+        late_s: float = LATE_S,
         turns: Turns | None = None,
         leads: bool = True,
     ) -> None:
@@ -79,7 +88,7 @@ class Rejoin:
         self._place = place
         self._report = report
         self._missing = set(expected)
-        self._window_s = window_s
+        self._window_s, self._late_s = window_s, late_s
         self._all_there = asyncio.Event()
         self._leases: list[Adopt] = []
         self._claims_s = 0.0
@@ -99,6 +108,15 @@ class Rejoin:
 
     async def run(self) -> None:
         """Waits for loads and nodes, takes up what they brought, and lets `place` go on."""
+        try:
+            await self._run()
+        except Exception:  # whatever it is, nothing would ever start
+            log.exception("a fault of Skep's own: what nodes brought may be repeated")
+            self._over.set()
+        self._place.waits = False
+        self._place.wake()
+
+    async def _run(self) -> None:
         if self._turns is not None:  # who is adopted first asks for locks again, which another one holds that is not yet
             await _surely(lambda: self._engine.withhold(CLAIMS_MS))
         await self._roll_call()
@@ -116,8 +134,6 @@ class Rejoin:
             if not self._missing:
                 await _surely(lambda: self._engine.withhold(0))
             await _surely(self._turns.end)
-        self._place.waits = False
-        self._place.wake()
 
     async def follow(self) -> None:
         """In place of `run`, on a server that does not lead: takes up what nodes brought to it when the leader says so."""
@@ -145,24 +161,39 @@ class Rejoin:
     async def _others(self) -> None:
         """Waits a while for all nodes to be let in, wherever they came: what they brought is taken up then."""
         until = asyncio.get_running_loop().time() + OTHERS_S
+        coming: list[str] = []
         while asyncio.get_running_loop().time() < until:
             try:
-                if not any(node.coming for node in await self._engine.nodes()):
-                    return
+                nodes, now_ms = await self._engine.nodes(), self._engine.now_ms
             except SkepError:
                 pass  # it is asked again
+            else:
+                coming = [node.info.id for node in nodes if node.coming and now_ms - node.beat_ms < SILENT_MS]
+                if not coming:
+                    return
             await asyncio.sleep(LOOK_S)
+        log.warning("what %s brought is not taken up yet by other servers: it may be repeated", ", ".join(sorted(coming)))
 
     async def _roll_call(self) -> None:
-        """Waits for those who are expected. Who presents to another server of this engine has come when that has let it in."""
+        """Waits for those who are expected. They have their time from when they can come: not before all servers are there."""
         clock = asyncio.get_running_loop().time
         until = clock() + self._window_s
+        latest = clock() + self._late_s
         while self._missing and (left_s := until - clock()) > 0:
             try:
                 async with asyncio.timeout(min(left_s, LOOK_S)):
                     await self._all_there.wait()
             except TimeoutError:
                 await self._look_at_others()
+                if self._missing and clock() < latest and await self._are_late():
+                    until = clock() + self._window_s
+
+    async def _are_late(self) -> bool:
+        try:
+            return self._turns is not None and await self._turns.are_late()
+        except SkepError as error:
+            log.debug("whether all servers are there cannot be seen: %s", error)
+            return False
 
     async def _look_at_others(self) -> None:
         try:

@@ -16,7 +16,7 @@ from skep.hub.feed import Feed
 from skep.hub.hub import Hub
 from skep.hub.keys import Keys
 from skep.ids import new_id
-from skep.loop import Loop
+from skep.loop import Loop, end
 from skep.model.node import NodeInfo
 from skep.node.detached import listed
 from skep.record.sql import SqlRecord
@@ -29,6 +29,7 @@ from skep.wiring.data import RECORD_FILE, make_private, own, sweep_abandoned
 from skep.wiring.engines import ENGINE_ID, EngineSource, MemorySource
 from skep.wiring.era import Era
 from skep.wiring.locals import LocalNodes
+from skep.wiring.presence import Presence
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Server:
         self._listener: Listener | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._guard = Loop(self._look_at_engine, "engine")
+        self._presence = Presence(self.record, self._clock, self.name)
         self._local_nodes = LocalNodes(home, nodes, idle_s)
 
     @property
@@ -103,6 +105,8 @@ class Server:
                 await self.network.start(self._app, self.home)
             self._local_nodes.start()
             if self._source.shared:
+                self._presence.serves(era.engine.epoch)
+                self._presence.start()
                 self._guard.start()
         except BaseException:
             await self.close()
@@ -180,6 +184,7 @@ class Server:
                 await asyncio.sleep(PAUSE_S)
         self._app.state.hub = era.hub
         self.links.serve_for(era.parts.work)
+        self._presence.serves(era.engine.epoch)
 
     def _reopened(self, task: asyncio.Task[None]) -> None:
         self._reopening = None
@@ -214,9 +219,7 @@ class Server:
         Harmless when repeated."""
         lock, self._lock = self._lock, None
         await self._guard.stop()
-        if self._reopening is not None:
-            self._reopening.cancel()
-            await asyncio.wait([self._reopening])
+        await end(self._reopening)
         await self._local_nodes.stop()
         listener, self._listener = self._listener, None
         if self.network is not None:
@@ -226,8 +229,9 @@ class Server:
             await self.links.close()
             await listener.stop()
         try:
-            if era is not None:
-                async with asyncio.timeout(CLOSE_S):
+            async with asyncio.timeout(CLOSE_S):
+                await self._presence.leave()
+                if era is not None:
                     await era.stop()
         except (SkepError, TimeoutError) as error:
             log.warning("not all that happened is recorded: %s; it happens again at the next start", error)

@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 5_000
 TRIES: Final = 10
+OTHER_S: Final = 0.05
+"""For another server that has recorded an epoch to tell Redis;"""
+OTHERS: Final = 5
+"""so often it is given that time."""
 PAUSE_S: Final = 0.01
 """Between two looks for what earlier epochs left."""
 
@@ -39,6 +43,7 @@ class RedisSource:
         store = self._store = await RedisStore.connect(self._url)
         process = await store.process()
         store.bind(process)
+        waited, was_slower = 0, False
         for _ in range(TRIES):
             kept = await current_epoch(store, ENGINE_ID)
             mark = await RedisEngine(store, ENGINE_ID, kept).mark() if kept is not None else 0
@@ -47,6 +52,15 @@ class RedisSource:
                 if row.process == process and row.mark >= mark:
                     return await self._begin(store, kept)
                 await _save_the_rest(store, record, row)
+            elif (
+                row is not None
+                and row.process == process
+                and waited < OTHERS
+                and (was_slower if kept is None else kept < row.epoch)
+            ):
+                waited += 1  # to open one more would have the other one begin again
+                await asyncio.sleep(OTHER_S)
+                continue
             after = row.epoch if row is not None else 0
             epoch = next_epoch(max(after, kept or 0), clock)
             if await open_row(record, epoch, after, process):
@@ -58,6 +72,7 @@ class RedisSource:
                 what = "the engine was opened anew" if row is not None else "an engine was opened"
                 log.info("%s in %s, epoch %d", what, store.where, epoch)
                 return await self._begin(store, epoch)
+            was_slower = True
         raise ConflictError("servers open this engine again and again; do all of them see the same Redis and the same record?")
 
     async def _begin(self, store: RedisStore, epoch: int) -> RedisEngine:

@@ -1,13 +1,15 @@
-"""How the servers that share an engine take turns in its rejoin: a flag in the record, which outlives any of them."""
+"""How the servers that share an engine take turns in its rejoin: flags in the record, which outlives any of them."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Final
 
+from skep.clock import Clock
 from skep.engine.protocol import Engine
 from skep.errors import SkepError
 from skep.record.protocol import Record
+from skep.wiring.presence import late
 
 TOPIC: Final = "rejoin"
 LOOK_S: Final = 0.5
@@ -16,9 +18,10 @@ LOOK_S: Final = 0.5
 class RejoinTurns:
     """Of one epoch of an engine; see `skep.upkeep.rejoin.Turns`."""
 
-    def __init__(self, engine: Engine, record: Record, engine_id: str) -> None:
+    def __init__(self, engine: Engine, record: Record, clock: Clock, engine_id: str) -> None:
         self._engine = engine
         self._record = record
+        self._clock = clock
         self._flag = f"rejoin:{engine_id}"
         self._over = False
 
@@ -42,6 +45,9 @@ class RejoinTurns:
         """Raises RecordError."""
         self._over = self._over or await self._found() == "over"
         return self._over
+
+    async def are_late(self) -> bool:
+        return await late(self._record, self._clock, self._engine.epoch)
 
     async def begun(self) -> None:
         stirred = asyncio.Event()
