@@ -46,7 +46,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     """Unique in the namespace; the same key with the same body returns the first run, with another body is refused."""
     unique: str | None = None
-    """While a run of the namespace with this key goes on, it is returned, whatever this one is; one of another engine: refused."""
+    """While a run of the namespace with this key goes on, it is returned; where that is another engine's, this is refused."""
     accepted_ms: int
     due_ms: int = 0
     """Not loaded before this time; 0: at once."""
