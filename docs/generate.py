@@ -28,7 +28,7 @@ from skep.hub import queue as hub_queue
 from skep.hub import runs as hub_runs
 from skep.hub import schedules as hub_schedules
 from skep.hub import tasks as hub_tasks
-from skep.model import calls, event, keys, kinds, schema, state
+from skep.model import calls, event, keys, kinds, schema, state, why
 from skep.model.fields import Field, Kind, Table
 from skep.model.run import AttemptView, RunView, TaskView
 from skep.model.units import format_bytes, format_duration
@@ -44,6 +44,7 @@ def generated() -> dict[Path, str]:
         ROOT / "docs" / "reference.md": REFERENCE,
         ROOT / "docs" / "commands.md": {"commands": commands},
         ROOT / "docs" / "lifecycle.md": {"drawing": drawing},
+        ROOT / "docs" / "why.md": {"causes": causes},
     }
     made = {page: _fill(page.read_text("utf-8"), parts) for page, parts in pages.items()}
     return {**made, ROOT / "examples" / "workflow.schema.json": schema.schema_text()}
@@ -67,6 +68,14 @@ def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequen
 
 def drawing() -> str:
     return f"```mermaid\n{state.drawing()}```"
+
+
+def causes() -> str:
+    parts = []
+    for group, told in why.GROUPS.items():
+        rows = [(f"`{word}`", cause.meaning, cause.remedy or "-") for word, cause in told.items()]
+        parts.append(f"**{group}**\n\n{_table(('because', 'means', 'until'), rows)}")
+    return "\n\n".join(parts)
 
 
 # -- keys

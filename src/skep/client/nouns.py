@@ -190,16 +190,12 @@ class Insight:
     def status(self) -> ServerStatus:
         return self._wire.ask(ServerStatus, "GET", "/status")
 
-    def why(self, run: str, task: str | None = None) -> RunWhy | TaskWhy:
-        """What holds a run, or one of its tasks, and what ends that; of a task also how it came to its node."""
-        if task is None:
-            return self.why_run(run)
-        return self.why_task(run, task)
-
     def why_run(self, run: str) -> RunWhy:
+        """What holds the tasks of a run, grouped by cause; of one that has ended, how it came to that."""
         return self._wire.ask(RunWhy, "GET", run_path(run, "why"))
 
     def why_task(self, run: str, task: str) -> TaskWhy:
+        """What holds a task, followed to the root; how it came to its node, what was predicted, and how long it took."""
         return self._wire.ask(TaskWhy, "GET", run_path(run, "tasks", task, "why"))
 
     def why_queue(self, namespace: str | None = None) -> QueueWhy:

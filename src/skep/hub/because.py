@@ -9,8 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from skep.engine.protocol import HOLDERS, Holder, Line
-from skep.hub.standing import SILENT_MS, Standing, Verdict, Wish, standing
-from skep.model.node import LiveNode
+from skep.hub.standing import SILENT_MS, Standing, Verdict, standing
+from skep.model.node import LiveNode, Requirement
 from skep.model.run import EXCLUSIVE, claim_words
 from skep.model.state import RunState, TaskState
 from skep.model.units import format_duration
@@ -72,7 +72,7 @@ class Facts:
     usable: bool = True
     """This version knows what to do with its workflow."""
     row: TaskRow | None = None
-    wish: Wish | None = None
+    wish: Requirement | None = None
     """What it wants of a node; None: nothing."""
     needs: Sequence[str] = ()
     """Unfinished tasks that it waits for."""

@@ -22,7 +22,6 @@ ABLE: Final = ("full", "draining", "silent", "coming", "unhealthy")
 REMEDIES: Final = {
     "executor": "start a node that runs such tasks",
     "resources": "start a larger node, or ask for less in `resources`",
-    "place": "start a node of that swarm or region: `skep node --swarm NAME --region NAME`",
     "unable": "start a node that has all of it",
     "silent": "wait: a silent node comes back, or is lost after 10 s",
     "coming": "wait a moment: it still says what it works on",
@@ -31,14 +30,6 @@ REMEDIES: Final = {
 
 
 PLURALS: Final = {"lacks": "lack", "has": "have", "is": "are", "does": "do", "gives": "give"}
-
-
-class Wish(NamedTuple):
-    """What a task wants of a node."""
-
-    requirement: Requirement
-    swarm: str = ""
-    region: str = ""
 
 
 class Verdict(NamedTuple):
@@ -61,24 +52,20 @@ class Standing(NamedTuple):
     """Nodes with room for it."""
 
 
-def standing(wish: Wish, nodes: Sequence[LiveNode], now_ms: int, unhealthy: Sequence[str] = ()) -> Standing:
+def standing(wanted: Requirement, nodes: Sequence[LiveNode], now_ms: int, unhealthy: Sequence[str] = ()) -> Standing:
     """`unhealthy`: nodes that the router shuts off for such tasks."""
     if not nodes:
         return Standing(Verdict("no_nodes", "there are no nodes", "start one: `skep up`, or `skep node --server URL`"), {}, ())
-    out = {node.info.id: found for node in nodes if (found := _out(wish, node, now_ms, unhealthy))[0]}
+    out = {node.info.id: found for node in nodes if (found := _out(wanted, node, now_ms, unhealthy))[0]}
     room = [node.info.id for node in nodes if node.info.id not in out]
-    return Standing(None if room else _verdict(wish, out), out, room)
+    return Standing(None if room else _verdict(wanted, out), out, room)
 
 
-def _out(wish: Wish, node: LiveNode, now_ms: int, unhealthy: Sequence[str]) -> tuple[str, str]:
-    info, wanted = node.info, wish.requirement
+def _out(wanted: Requirement, node: LiveNode, now_ms: int, unhealthy: Sequence[str]) -> tuple[str, str]:
+    info = node.info
     word, text = lack(wanted, info)
     if word:
         return word, text
-    if wish.swarm and wish.swarm != info.swarm:
-        return "place", f"is of swarm {info.swarm}, not {wish.swarm}"
-    if wish.region and wish.region != info.region:
-        return "place", f"is in region {info.region}, not {wish.region}"
     if node.beat_ms and now_ms - node.beat_ms > SILENT_MS:
         return "silent", "gives no sign of life"
     if node.draining:
@@ -101,15 +88,15 @@ def _short(resource: str, free: int) -> str:
     return f"{format_bytes(max(free, 0))} of {resource} free"
 
 
-def _verdict(wish: Wish, out: Mapping[str, tuple[str, str]]) -> Verdict:
+def _verdict(wanted: Requirement, out: Mapping[str, tuple[str, str]]) -> Verdict:
     able = {node: found for node, found in out.items() if found[0] in ABLE}
     words = {word for word, _ in (able or out).values()}
     if able:
         word: str = next(word for word in ABLE if word in words)  # the one that ends most easily
         text = f"the nodes that can run it have no room: {_listed(able)}" if len(words) > 1 or word == "full" else _listed(able)
-        return Verdict(word, text, _remedy(word, wish, [node for node, found in able.items() if found[0] == word]))
+        return Verdict(word, text, _remedy(word, wanted, [node for node, found in able.items() if found[0] == word]))
     word = words.pop() if len(words) == 1 else "unable"
-    return Verdict(word, f"no node can run it: {_listed(out)}", _remedy(word, wish, list(out)))
+    return Verdict(word, f"no node can run it: {_listed(out)}", _remedy(word, wanted, list(out)))
 
 
 def _listed(out: Mapping[str, tuple[str, str]]) -> str:
@@ -132,13 +119,13 @@ def _plural(text: str) -> str:
     return PLURALS[verb] + space + rest
 
 
-def _remedy(word: str, wish: Wish, nodes: Sequence[str]) -> str:
+def _remedy(word: str, wanted: Requirement, nodes: Sequence[str]) -> str:
     if word == "draining":
         return f"`skep drain {nodes[0]} --undo`"
     if word == "app":
-        return f"`skep node --app {wish.requirement.app}`"
+        return f"`skep node --app {wanted.app}`"
     if word == "capability":
-        given = [f"--label {word}" if "=" in word else f"--capability {word}" for word in wish.requirement.requires]
+        given = [f"--label {word}" if "=" in word else f"--capability {word}" for word in wanted.requires]
         return f"start a node that has it: `skep node {' '.join(given)}`"
     if word == "unhealthy":
         return "wait: it is tried there again from time to time, and used again once that succeeds"

@@ -12,10 +12,10 @@ from skep.errors import NotFoundError
 from skep.hub.because import Choice, Facts, Server, line_view, over, unloaded, verdict
 from skep.hub.placed import Placed
 from skep.hub.roots import Graph
-from skep.hub.standing import Verdict, Wish
+from skep.hub.standing import Verdict
 from skep.hub.tasks import Tasks
 from skep.hub.views import Names
-from skep.model.node import LiveNode
+from skep.model.node import LiveNode, Requirement
 from skep.model.run import RestoredTask
 from skep.model.state import RunState, TaskState
 from skep.model.wait import WaitView
@@ -198,9 +198,7 @@ class Why:
             run = await self._catalog.run(first.run)
             if run is None:
                 continue  # it was deleted while we asked
-            facts = Facts(
-                server, await self._record.run(first.run), TaskState.READY, wish=None if wanted.parks else Wish(wanted)
-            )
+            facts = Facts(server, await self._record.run(first.run), TaskState.READY, wish=None if wanted.parks else wanted)
             base = first.task if first.parent < 0 else first.parent
             choice = replace(self._placed.choice(run, base, facts), turn=self._turn(group, classes, nodes))
             said = verdict(replace(facts, choice=choice))
@@ -308,9 +306,9 @@ class Why:
             found[task] = facts
         return found
 
-    def _wish(self, look: _Run, task: int) -> Wish | None:
+    def _wish(self, look: _Run, task: int) -> Requirement | None:
         plan = look.context.plan.tasks[look.graph.base(task)]
-        return None if plan.parks else Wish(plan.wanted)
+        return None if plan.parks else plan.wanted
 
     def _with_needs(self, look: _Run, task: int, facts: Facts) -> Facts:
         waits_for = look.graph.waits_for(task)

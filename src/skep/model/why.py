@@ -19,7 +19,7 @@ _PERSON: Final = {
     "approval": Cause("a person is asked", "`skep approve RUN TASK`, or `skep reject RUN TASK`"),
     "run_paused": Cause("the run is paused", "`skep resume RUN`"),
     "queue_paused": Cause("nothing is started in its namespace, or at all", "`skep queue resume`"),
-    "event": Cause("an event is waited for", "`skep event send NAME --key KEY`"),
+    "event": Cause("an event is waited for", "`skep event NAME --key KEY`"),
     "unusable": Cause(
         "this version of Skep cannot use its workflow", "the log of the server says why; submit the workflow anew"
     ),
@@ -30,9 +30,8 @@ _FLEET: Final = {
     "app": Cause("no node has the Python module of its function", "`skep node --app MODULE`"),
     "capability": Cause("no node has what it `requires`", "`skep node --capability WORD` or `--label NAME=VALUE`"),
     "resources": Cause("no node is as large as its `resources`", "a larger node, or less in `resources`"),
-    "place": Cause("no node is of the swarm or region that it names", "a node with that `--swarm` or `--region`"),
     "unable": Cause("no node can run it, each for a reason of its own", "a node that has all of it"),
-    "draining": Cause("the nodes that can run it are draining", "`skep drain NODE --off`"),
+    "draining": Cause("the nodes that can run it are draining", "`skep drain NODE --undo`"),
     "silent": Cause("the nodes that can run it give no sign of life", "they come back, or are lost after 10 s"),
     "coming": Cause("the nodes that can run it have just come and still say what they work on", "a moment"),
     "unhealthy": Cause(
@@ -85,11 +84,18 @@ _OVER: Final = {
     "run_failed": Cause("its run failed before it began", "`skep retry RUN`"),
 }
 
-CAUSES: Final[Mapping[str, Cause]] = {**_PERSON, **_FLEET, **_TIME, **_ROOM, **_WORK, **_OVER}
-"""Every word of `because`."""
-ORDER: Final[Mapping[str, int]] = {
-    word: at for at, group in enumerate((_PERSON, _FLEET, _TIME, _ROOM, _WORK, _OVER)) for word in group
+GROUPS: Final[Mapping[str, Mapping[str, Cause]]] = {
+    "Somebody has to act": _PERSON,
+    "The fleet has to change": _FLEET,
+    "Time does it": _TIME,
+    "Room does it": _ROOM,
+    "Other work does it": _WORK,
+    "It is over": _OVER,
 }
+"""By what ends them."""
+CAUSES: Final[Mapping[str, Cause]] = {word: cause for group in GROUPS.values() for word, cause in group.items()}
+"""Every word of `because`."""
+ORDER: Final[Mapping[str, int]] = {word: at for at, group in enumerate(GROUPS.values()) for word in group}
 """Which of several causes is shown first."""
 
 
