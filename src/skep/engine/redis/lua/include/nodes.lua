@@ -124,6 +124,8 @@ local function holding(lease)
   return packed
 end
 
+local slots_of, moved = {}, {}  -- slots by list of takes; by namespace, how many more it holds than before this verb
+
 function nodes.write()
   for id, node in pairs(state.nodes) do
     if node then
@@ -142,6 +144,12 @@ function nodes.write()
     end
     many("SADD", P .. "held:" .. id, now, 1000)
     many("SREM", P .. "held:" .. id, gone, 1000)
+  end
+  for namespace, slots in pairs(moved) do
+    if slots ~= 0 then
+      local held = tonumber(state.field("running", namespace) or 0) + slots
+      state.hash("running")[namespace] = held ~= 0 and held
+    end
   end
   for n, lease in pairs(state.leases) do
     if lease == false then
@@ -179,13 +187,15 @@ end
 
 -- Counts slots into what a namespace holds, or out of it.
 local function count(run, takes, sign)
-  local slots = 0
-  for _, take in ipairs(takes) do
-    if take[1] == "slots" then slots = slots + take[2] end
+  local slots = slots_of[takes]
+  if not slots then
+    slots = 0
+    for _, take in ipairs(takes) do
+      if take[1] == "slots" then slots = slots + take[2] end
+    end
+    slots_of[takes] = slots
   end
-  if slots == 0 then return end
-  local held = tonumber(state.field("running", run.namespace) or 0) + sign * slots
-  state.hash("running")[run.namespace] = held ~= 0 and held
+  moved[run.namespace] = (moved[run.namespace] or 0) + sign * slots
 end
 
 function leases.make(n, run, r, attempt, node, takes, list, ended)
