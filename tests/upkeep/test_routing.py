@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from skep.flow.plan import compile_plan
+from skep.hub.nodes import Nodes
 from skep.model.node import Requirement
 from skep.router.settings import RouterSettings
 from skep.router.wanted import Kind
-from skep.testing.stage import HOLD, ScriptedNode, workflow
+from skep.testing.stage import ENGINE_ID, HOLD, Failed, ScriptedNode, workflow
 from skep.testing.timed import TimedStage
 from skep.upkeep import place
 from skep.upkeep.ranks import FRESH_MS
@@ -249,3 +250,29 @@ def test_thousands_of_tasks_that_differ_in_their_number_are_one_kind() -> None:
     assert wishes.kind(3).name == "w/t3"
     wishes = Wishes(compile_plan(workflow(many | {"last": RUN})))
     assert {wishes.kind(at).name for at in range(ALIKE + 2)} == {"w/t", "w/last"}
+
+
+# -- nodes that do not work
+
+
+async def test_a_node_that_fails_where_others_do_not_is_shut_off_and_shown(stage: TimedStage) -> None:
+    """What fails is retried elsewhere, and soon nothing of that type goes there any more."""
+    broken = await stage.node("broken", slots=1, script={"work": Failed()})
+    good = await stage.node("good", slots=1)
+    nodes = Nodes(stage.engine, stage.record, stage.clock, ENGINE_ID)
+    nodes.circuits = stage.routing.circuits
+    stage.routing.settings = RouterSettings(policy="round-robin")
+    for _ in range(30):
+        await stage.submit({"work": RUN | {"retries": {"limit": 5, "delay": 0}, "type": "testing"}})
+        await stage.go(100)
+        if (await nodes.get("broken")).circuits:
+            break
+    (circuit,) = (await nodes.get("broken")).circuits
+    assert (circuit.type, circuit.state) == ("testing", "open")
+    assert (await nodes.get("good")).circuits == []
+    tried = len(broken.started)
+    for _ in range(5):
+        await stage.submit({"work": RUN | {"type": "testing"}})
+        await stage.go(100)
+    assert len(broken.started) == tried
+    assert len(good.started) >= 5

@@ -56,12 +56,20 @@ def nodes(
             remote.say(*Grid(columns, remote.width()).page(_row(node, now_ms, priced) for node in found))
 
 
+def _state(node: NodeView) -> Cell:
+    """With the types of tasks that it does not get, or only slowly."""
+    shut = [one.type or "tasks of no type" for one in node.circuits if one.state != "closed"]
+    slow = [one.type or "tasks of no type" for one in node.circuits if one.state == "closed"]
+    more = [f"no {', '.join(shut)}"] * bool(shut) + [f"slow at {', '.join(slow)}"] * bool(slow)
+    return (f"{node.state}: {'; '.join(more)}", "yellow") if more else (node.state, STYLES.get(node.state, ""))
+
+
 def _row(node: NodeView, now_ms: int, priced: bool) -> list[Cell]:
     there = node.state in ("live", "draining", "silent")
     labels = [f"{name}={value}" if value else name for name, value in node.labels.items()]
     return [
         node.id,
-        (node.state, STYLES.get(node.state, "")),
+        _state(node),
         str(node.running),
         f"{node.slots_free:,}/{node.slots:,}" if there else "-",
         f"{node.cpu_free:g}/{node.cpu:g}" if there else "-",

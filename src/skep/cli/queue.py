@@ -12,7 +12,7 @@ from skep.cli import remote
 from skep.cli.grid import Column, Grid
 from skep.cli.moments import age
 from skep.cli.screen import Line
-from skep.model.views import QueueStats
+from skep.model.views import QueueClass, QueueStats
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ COLUMNS: Final = (
     Column("executor"),
     Column("requires", cut=True),
     Column("ready", right=True),
-    Column("no room", right=True),
+    Column("no place"),
 )
 
 
@@ -99,6 +99,20 @@ def share(
         remote.document(found) if json else remote.note(f"{_of(namespace)}: weight {weight:g}")
 
 
+REASONS: Final = {
+    "full": "no room",
+    "unable": "no such node",
+    "unhealthy": "nodes shut off",
+    "held": "wait for a faster node",
+    "paused": "paused",
+}
+"""Why tasks found no place, as people say it."""
+
+
+def _reasons(one: QueueClass) -> str:
+    return ", ".join(f"{count:,} {REASONS.get(why, why)}" for why, count in one.why.items()) or "-"
+
+
 def _of(namespace: str | None) -> str:
     return f"namespace {namespace}" if namespace else "all namespaces"
 
@@ -130,7 +144,7 @@ def _lines(found: QueueStats) -> Iterator[Line]:
                 one.executor,
                 ", ".join(one.requires) or "-",
                 f"{one.ready:,}",
-                (f"{one.unplaced:,}", "yellow" if one.unplaced else ""),
+                (_reasons(one), "yellow" if one.unplaced else ""),
             ]
             for one in found.classes
         )

@@ -156,7 +156,7 @@ def _held(client: Client, run: RunSummary) -> str | None:
         return "the queue is paused; `skep queue resume` goes on"
     if run.state == "queued":
         return "as many tasks are live as may be; it waits its turn" if queue.full else None
-    if lost := sum(one.unplaced for one in queue.classes):
+    if lost := sum(one.unplaced - one.why.get("held", 0) for one in queue.classes):
         tasks = "a task finds" if lost == 1 else f"{lost:,} tasks find"
         return f"{tasks} no node with room in the queue; see `skep queue stats`, `skep nodes`"
     return None

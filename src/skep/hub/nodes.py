@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from skep.clock import Clock
 from skep.engine.protocol import Engine
 from skep.errors import NotFoundError
 from skep.model.node import LiveNode
-from skep.model.views import NodeView
+from skep.model.views import CircuitView, NodeView
 from skep.record.protocol import NodeRow, Record
 
 SILENT_MS: Final = 5_000
@@ -23,6 +24,8 @@ class Nodes:
         self._record = record
         self._clock = clock
         self._engine_id = engine_id
+        self.circuits: Callable[[], Mapping[str, list[CircuitView]]] = dict
+        """By node, where it is not trusted."""
 
     async def wants_drain(self, node: str) -> bool:
         """Whether it shall take nothing new, also when it comes back."""
@@ -33,7 +36,8 @@ class Nodes:
         live = {node.info.id: node for node in await self._engine.nodes()}
         recorded = {row.id: row for row in await self._record.nodes(self._engine_id)}
         now_ms = self._clock.now_ms()
-        views = [_live(node, now_ms) for node in live.values()]
+        circuits = self.circuits()
+        views = [_live(node, now_ms, circuits.get(id, [])) for id, node in live.items()]
         if all:
             views += [_gone(row) for id, row in recorded.items() if id not in live]
         return sorted(views, key=lambda view: view.id)
@@ -55,7 +59,7 @@ class Nodes:
         return await self.get(node)
 
 
-def _live(node: LiveNode, now_ms: int) -> NodeView:
+def _live(node: LiveNode, now_ms: int, circuits: list[CircuitView]) -> NodeView:
     info, free = node.info, node.free
     silent = bool(node.beat_ms) and now_ms - node.beat_ms > SILENT_MS
     return NodeView(
@@ -82,6 +86,7 @@ def _live(node: LiveNode, now_ms: int) -> NodeView:
         server=node.server or None,
         version=info.version or None,
         pid=info.pid or None,
+        circuits=circuits,
     )
 
 

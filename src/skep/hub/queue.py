@@ -73,6 +73,7 @@ class Queue:
                     requires=list(requirement_of(group.name).requires),
                     ready=len(group.tasks),
                     unplaced=self._place.unplaced.get(group.name, 0),
+                    why=dict(self._place.why.get(group.name, {})),
                 )
                 for group in classes
                 if not namespace or group.namespace == namespace

@@ -73,6 +73,19 @@ class AttemptRef(msgspec.Struct):
     since_ms: int
 
 
+class CircuitView(msgspec.Struct, kw_only=True):
+    """That a node is not trusted with tasks of one type."""
+
+    type: str
+    """Empty: of tasks that name none."""
+    state: str
+    """`open`: it gets none. `half-open`: one is tried there. `closed`: it gets them, and is `slow`."""
+    slow: bool = False
+    """It takes much longer than was predicted, where other nodes do not."""
+    why: str = ""
+    since_ms: int = 0
+
+
 class NodeView(msgspec.Struct, kw_only=True):
     """A node, as shown."""
 
@@ -104,6 +117,8 @@ class NodeView(msgspec.Struct, kw_only=True):
     region: str | None = None
     cost_per_hour: float = 0
     weight: float = 1
+    circuits: list[CircuitView] = []
+    """Where it is not trusted, as the server that places tasks sees it."""
 
 
 class QueueStats(msgspec.Struct, kw_only=True):
@@ -138,7 +153,10 @@ class QueueClass(msgspec.Struct, kw_only=True):
     requires: list[str]
     ready: int
     unplaced: int
-    """For how many of them nothing was free when it was last looked."""
+    """How many of them found no place when it was last looked,"""
+    why: dict[str, int] = {}
+    """by reason: `full`, `unable` (no node ever can), `unhealthy` (those that can are shut off), `held` (a busy node will be done
+    with it sooner than a free one), `paused`."""
 
 
 class DefinitionView(msgspec.Struct, kw_only=True):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skep.model.node import LiveNode, Requirement
+from skep.model.views import CircuitView
 from skep.router.fit import room
 from skep.router.settings import RouterSettings
 from skep.router.wanted import Choice, Kind, Wanted
@@ -84,6 +85,15 @@ class Routing:
         """Nodes that get no task of this kind now: it kept failing there."""
         barred = self.router.breaker.barred(kind.type, now_ms) if self.router is not None else {}
         return [node for node, is_shut in barred.items() if is_shut]
+
+    def circuits(self) -> dict[str, list[CircuitView]]:
+        """By node, the types of tasks with which it is not trusted."""
+        found: dict[str, list[CircuitView]] = {}
+        for (node, kind), one in (self.router.breaker.circuits() if self.router is not None else {}).items():
+            if one.slow or one.state != "closed":
+                view = CircuitView(type=kind, state=one.state, slow=one.slow, why=one.why, since_ms=one.since_ms)
+                found.setdefault(node, []).append(view)
+        return found
 
     def rooms(self, wanted: Sequence[Requirement], nodes: Sequence[LiveNode]) -> list[int | None]:
         """For how many attempts of each of these there is room now, as if there were nothing else; None: no node ever has."""

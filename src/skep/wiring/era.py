@@ -89,6 +89,7 @@ class Era:
         parts = self.parts = Parts(engine, record, clock, engine_id, feed, server=server)
         nodes = Nodes(engine, record, clock, engine_id)
         parts.work.wants_drain = nodes.wants_drain
+        nodes.circuits = parts.routing.circuits
         self._queue = Queue(engine, record, parts.load, parts.place, clock)
         self._placement = Placement(engine, record, parts.routing, parts.place, policies.names)
         schedule = ScheduleLoop(record, clock, parts.runs.submit, parts.runs.cancel)
