@@ -20,7 +20,7 @@ def complete(skep: Any, line: str) -> list[str]:
 
 def test_commands_and_their_parts_are_completed(skep: Any) -> None:
     assert complete(skep, "skep ap") == ["approvals", "approve"]
-    assert complete(skep, "skep queue ") == ["stats", "pause", "resume"]
+    assert complete(skep, "skep queue ") == ["stats", "pause", "resume", "share"]
     assert "--idempotency-key" in complete(skep, "skep submit flow.yaml --i")
     assert "failed" in complete(skep, "skep runs --state ")
 
