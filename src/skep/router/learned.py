@@ -12,6 +12,8 @@ from skep.router.evidence import (
     SUIT_VAR,
     KindEvidence,
     NodeEvidence,
+    Pair,
+    count,
     forget,
     observe,
 )
@@ -36,6 +38,12 @@ MOVED: Final = 0.01
 STEPS, FEW_STEPS, MOST_STEPS = 48, 6, 512
 """Pairs that are looked at again for each end: when it was a surprise, and when not. What is not used is kept for later, up to
 the last number."""
+
+
+VERSION: Final = 1
+KIND_FIELDS: Final = ("prior", "prior_var", "noise", "ends", "bias", "size_mean", "size_var", "size_cov")
+SETTLING: Final = 4
+"""Rounds over all nodes after a restart."""
 
 
 class _Lane:
@@ -217,3 +225,54 @@ class LearnedPredictor:
             rows = slice(0, len(found)) if found == list(range(len(found))) else np.array(found, np.int64)
             self._rows = (fleet, fleet.version, rows)
         return rows
+
+    # -- kept over a restart
+
+    def state(self) -> dict[str, Any]:
+        """All that was learned, as plain data (JSON, MessagePack): for `restore`."""
+        keys = {id(level): at for at, level in enumerate(self._kinds.values())}
+        return {
+            "version": VERSION,
+            "kinds": [[*key, *(getattr(level, name) for name in KIND_FIELDS)] for key, level in self._kinds.items()],
+            "nodes": [[node.name, node.base, node.base_weight] for node in self._nodes],
+            "pairs": [
+                [keys[id(pair.kind)], at, pair.ends, pair.mean]
+                for at, node in enumerate(self._nodes)
+                for pair in node.pairs.values()
+            ],
+            "types": [
+                [*key, lane.kinds, lane.mean, lane.squares, lane.noise, lane.success.tolist(), lane.tried.tolist()]
+                for key, lane in self._lanes.items()
+            ],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """What `state` gave, in place of all that is known. Raises ValueError when it was made by another version."""
+        if state.get("version") != VERSION:
+            raise ValueError(f"expected predictions of version {VERSION}, found {state.get('version')!r}")
+        fresh = LearnedPredictor()
+        for name, base, base_weight in state["nodes"]:
+            node = fresh._nodes[fresh._place(name)]
+            node.base, node.base_weight = base, base_weight
+        levels: list[KindEvidence] = []
+        for name, type_, executor, *values in state["kinds"]:
+            level = KindEvidence(type_, 0.0, 1.0, NOISE)
+            for field, value in zip(KIND_FIELDS, values, strict=True):
+                setattr(level, field, value)
+            levels.append(level)
+            fresh._kinds[name, type_, executor] = level
+        for kind, at, ends, mean in state["pairs"]:
+            level, node = levels[kind], fresh._nodes[at]
+            pair = level.pairs[node.name] = node.pairs[id(level)] = Pair(level, node)
+            pair.ends, pair.mean = ends, mean
+            count(pair)
+        for type_, executor, kinds, mean, squares, noise, success, tried in state["types"]:
+            lane = fresh._lanes[type_, executor] = _Lane(fresh._room)
+            lane.kinds, lane.mean, lane.squares, lane.noise = kinds, mean, squares, noise
+            lane.success[: len(success)], lane.tried[: len(tried)] = success[: fresh._room], tried[: fresh._room]
+            fresh._failed = fresh._failed or min(success, default=1.0) < 1
+        for _ in range(SETTLING):
+            for at, node in enumerate(fresh._nodes):
+                node.settle()
+                fresh._show(at)
+        self.__dict__.update(fresh.__dict__)
