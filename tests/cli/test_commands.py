@@ -133,11 +133,12 @@ def test_import_refuses_what_is_not_wfformat(skep: Any, text: str) -> None:
     assert not (skep.folder / "out.yaml").exists()
 
 
-def test_demo_runs_both_workflows_and_cleans_up(skep: Any) -> None:
+def test_demo_runs_all_workflows_and_cleans_up(skep: Any) -> None:
     temporary = skep.folder / "tmp"
     temporary.mkdir()
     done = skep("demo", "--examples", str(EXAMPLES), TMPDIR=str(temporary))
     assert "release-gate succeeded" in done.stderr
+    assert "specialised succeeded" in done.stderr
     assert "montage succeeded" in done.stderr
     assert "critical path" in done.stderr
     assert "builder" in done.stderr

@@ -80,6 +80,16 @@ def test_failure(command: Command) -> None:
     assert (states(tests)["tell"], states(tests)["tidy"]) == ("succeeded", "succeeded")
 
 
+def test_specialised(command: Command) -> None:
+    """Its nodes are those of the demo; without them it runs as well."""
+    nodes = ("builder:cpu,ssd;cpu=4;slots=8", "tester:cpu;cpu=4;slots=8", "gateway:cpu,network;cpu=2;slots=4")
+    options = [word for node in nodes for word in ("--node", node)]
+    tasks = {task["name"]: task["node"] for task in command("run", "specialised.yaml", "--json", *options).document["tasks"]}
+    assert [tasks[f"test[{at}]"] for at in range(6)] == ["tester"] * 4 + ["builder"] * 2
+    assert (tasks["pack"], tasks["ship"]) == ("builder", "gateway")
+    assert command("run", "specialised.yaml").document["ship"] == "shipped"
+
+
 def test_locks(command: Command) -> None:
     lines = command("run", "locks.yaml").document
     assert len(lines) == 10

@@ -41,7 +41,7 @@ COMMANDS: Final = {
     "import": Entry(RUN, "importing", "Turn a recorded workflow of another system into one of Skep."),
     "schema": Entry(RUN, "schema", "Print the JSON Schema of workflow files, for editors."),
     "simulate": Entry(RUN, "simulate", "Try placement policies on a fleet that you describe, in simulated time."),
-    "demo": Entry(RUN, "demo", "Watch two real workflows run across three local nodes."),
+    "demo": Entry(RUN, "demo", "Watch real workflows run across three local nodes."),
     "runs": Entry(LOOK, "runs", "List runs, the newest first."),
     "show": Entry(LOOK, "show", "Show a run, what is wrong with it, and its tasks."),
     "why": Entry(LOOK, "why", "Say why a task, a run or the queue stands where it stands."),

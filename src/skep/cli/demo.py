@@ -46,10 +46,11 @@ def demo(
     examples: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder with the examples.")] = None,
     no_color: Annotated[bool, typer.Option("--no-color", help="Plain lines without colours (or set NO_COLOR).")] = False,
 ) -> None:
-    """Watch two real workflows run across three local nodes.
+    """Watch real workflows run across three local nodes.
 
     First a release gate: a small Python project is linted, type-checked, tested, built, installed and tried, with real tools.
-    Then Montage, a recorded workflow that makes a mosaic of the sky, replayed at a fiftieth of its time.
+    Then tasks that prefer certain nodes, and go elsewhere when those are full. Then Montage, a recorded workflow that makes a
+    mosaic of the sky, replayed at a fiftieth of its time.
 
     **Examples**
 
@@ -63,7 +64,7 @@ def demo(
     code = 0
     with console.open(), _workplace() as place:
         tune()
-        for number, job in enumerate((_release_gate(folder, place), _montage(folder, place)), 1):
+        for number, job in enumerate((_release_gate(folder, place), _specialised(folder, place), _montage(folder, place)), 1):
             spec = job.plan.spec
             console.say(*([[]] if number > 1 else []), [(f"{number}. {spec.name}", "bold")], *_wrapped(spec.description), [])
             if number == 1:
@@ -111,6 +112,11 @@ def _release_gate(examples: Path, place: Path) -> Job:
     check_routes(target, nodes)
     inputs = {"work": str(place / "work"), "python": sys.executable}
     return Job(target.plan, inputs, nodes, place / "data", target.base)
+
+
+def _specialised(examples: Path, place: Path) -> Job:
+    target = find_target(str(examples / "specialised.yaml"))
+    return Job(target.plan, {}, local_nodes(NODES), place / "data", place)
 
 
 def _montage(examples: Path, place: Path) -> Job:
