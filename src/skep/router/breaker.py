@@ -7,8 +7,8 @@ For each node and task type there is a circuit:
                                         └── the canary fails: twice the while ──┘
 
 Evidence is a running sum (CUSUM): each failure adds how much likelier it is on a broken node than on the others, each success
-takes off likewise. So three failures in a row open a circuit where hardly anything fails, and none does where everything fails
-everywhere: then it is not the node. In the same way a node is noticed that takes twice as long as predicted while others do
+takes off likewise. So three failures in a row open a circuit where hardly anything fails. Where most nodes are suspect it is not
+the nodes, and none is taken out. In the same way a node is noticed that takes twice as long as predicted while others do
 not: it is marked slow, which the predictions take into account; one that is much slower is taken out like one that fails.
 """
 
@@ -86,7 +86,10 @@ class Breaker:
         self._tripped: dict[str, dict[str, Circuit]] = {}
         """Type → node → circuit that is not closed."""
         self._all: dict[str, _Baseline] = {}
-        self._types: dict[str, dict[str, int]] = {}
+        self._types: dict[str, set[str]] = {}
+        """Type → nodes that have run it."""
+        self._suspects: dict[tuple[str, str], set[str]] = {}
+        """(`failing` or `slowing`, type) → nodes on which there is some evidence of it."""
 
     def circuits(self) -> dict[Key, Circuit]:
         """Every circuit that has something to tell, by node and type."""
@@ -150,6 +153,8 @@ class Breaker:
         circuit.slowing = max(circuit.slowing + slowing, 0.0)
         if ok:
             circuit.slowness += (math.log(min(max(ratio, 1e-3), 1e3)) - circuit.slowness) / 4
+        self._suspect("failing", (node, type_), circuit.failing)
+        self._suspect("slowing", (node, type_), circuit.slowing)
         if circuit.state == HALF_OPEN:
             if canary or not ok:
                 self._tried((node, type_), circuit, ok and ratio < VERY_SLOW, now_ms)
@@ -158,9 +163,9 @@ class Breaker:
 
     def _watch(self, key: Key, circuit: Circuit, ratio: float, now_ms: int) -> None:
         times = math.exp(circuit.slowness)
-        if circuit.failing >= ENOUGH and self._peers(key) > 1:
+        if circuit.failing >= ENOUGH and self._stands_out("failing", key[1]):
             self._open(key, circuit, now_ms, f"{circuit.failures} of {circuit.ends} failed, more than elsewhere")
-        elif circuit.slowing >= ENOUGH and self._peers(key) > 1:
+        elif circuit.slowing >= ENOUGH and self._stands_out("slowing", key[1]):
             why = f"takes {times:.1f} times as long as predicted"
             if times >= VERY_SLOW:
                 self._open(key, circuit, now_ms, why)
@@ -178,6 +183,8 @@ class Breaker:
         circuit.slow, circuit.ends, circuit.failures, circuit.canary = False, 0, 0, None
         node, type_ = key
         self._tripped.get(type_, {}).pop(node, None)
+        for what in ("failing", "slowing"):
+            self._suspect(what, key, 0.0)
 
     def _open(self, key: Key, circuit: Circuit, now_ms: int, why: str) -> None:
         circuit.for_ms = min(max(2 * circuit.for_ms, FIRST_MS), LONGEST_MS)
@@ -185,9 +192,18 @@ class Breaker:
         node, type_ = key
         self._tripped.setdefault(type_, {})[node] = circuit
 
-    def _peers(self, key: Key) -> int:
-        """How many nodes have run tasks of that type, this one included: alone, there is nothing to compare with."""
-        return len(self._types.get(key[1], ()))
+    def _suspect(self, what: str, key: Key, evidence: float) -> None:
+        node, type_ = key
+        suspects = self._suspects.setdefault((what, type_), set())
+        if evidence >= ENOUGH / 3:
+            suspects.add(node)
+        else:
+            suspects.discard(node)
+
+    def _stands_out(self, what: str, type_: str) -> bool:
+        """Whether only some of the nodes that run such tasks are suspect. Where most are, or there is only one, it is not the
+        nodes."""
+        return 2 * len(self._suspects[what, type_]) <= max(len(self._types[type_]), 1)
 
     def _circuit(self, key: Key) -> Circuit:
         circuit = self._circuits.get(key)
@@ -195,13 +211,15 @@ class Breaker:
             if len(self._circuits) >= MOST_CIRCUITS:
                 self.forget(next(iter(self._circuits))[0])
             circuit = self._circuits[key] = Circuit()
-            self._types.setdefault(key[1], {})[key[0]] = 1
+            self._types.setdefault(key[1], set()).add(key[0])
         return circuit
 
     def forget(self, node: str) -> None:
         """The node is gone: when it comes back it is judged anew."""
         for type_ in [type_ for type_, nodes in self._types.items() if node in nodes]:
-            del self._types[type_][node]
+            self._types[type_].discard(node)
+            for what in ("failing", "slowing"):
+                self._suspects.get((what, type_), set()).discard(node)
             self._circuits.pop((node, type_), None)
             self._tripped.get(type_, {}).pop(node, None)
 

@@ -127,11 +127,12 @@ class View:
         """The usable nodes that have room for it now."""
         return np.flatnonzero(usable & (self.fleet.space(wanted.requirement.takes()).room > 0))
 
-    def busy(self, wanted: Wanted, usable: Mask, free: Ints, now_ms: int) -> Ints:
-        """Nodes without room that may be done with it sooner than one of those that have some."""
+    def busy(self, wanted: Wanted, usable: Mask, free: Ints, now_ms: int) -> Ints | None:
+        """Nodes without room that may be done with it sooner than one of those that have some. None: it does not wait, not
+        even for those that come to have no room by what is placed now."""
         known = self.predict(wanted.kind) if self.settings.hold else None
-        if known is None or not usable.any():
-            return free[:0]
+        if known is None:
+            return None
         full = usable & (self.fleet.space(wanted.requirement.takes()).room <= 0)
         if not full.any():
             return free[:0]
