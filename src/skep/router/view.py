@@ -98,14 +98,18 @@ class View:
         return self.fleet.able(wanted.requirement, wanted.swarm, wanted.region)
 
     def usable(self, wanted: Wanted, able: Mask, now_ms: int) -> Mask:
-        """Of those the ones that take new work and are not shut off, whether they have room or not."""
+        """Of those the ones that take new work and are not shut off, whether they have room or not. Where that leaves none, all
+        of them: a fleet that is shut off as a whole would never do anything again, and there is no better node to spare it for."""
         key = wanted.requirement, wanted.swarm, wanted.region, wanted.kind.type
         found = self._usable.get(key)
         if found is None:
-            found = able & self.fleet.open
+            there = able & self.fleet.open
+            found = there.copy()
             for node in self._breaker.barred(wanted.kind.type, now_ms):
                 if node in self.fleet.at:
                     found[self.fleet.at[node]] = False
+            if not found.any():
+                found = there
             self._usable[key] = found
         return found
 
