@@ -7,8 +7,8 @@ For each node and task type there is a circuit:
                                         └── the canary fails: twice the while ──┘
 
 Evidence is a running sum (CUSUM): each failure adds how much likelier it is on a broken node than on the others, each success
-takes off likewise. So three failures in a row open a circuit where hardly anything fails. Where most nodes are suspect it is not
-the nodes, and none is taken out. In the same way a node is noticed that takes twice as long as predicted while others do
+takes off likewise. So three failures in a row open a circuit where hardly anything fails. Where most nodes are suspect it is
+not the nodes, and none is taken out. In the same way a node is noticed that takes twice as long as predicted while others do
 not: it is marked slow, which the predictions take into account; one that is much slower is taken out like one that fails.
 """
 

@@ -99,7 +99,7 @@ class View:
 
     def usable(self, wanted: Wanted, able: Mask, now_ms: int) -> Mask:
         """Of those the ones that take new work and are not shut off, whether they have room or not. Where that leaves none, all
-        of them: a fleet that is shut off as a whole would never do anything again, and there is no better node to spare it for."""
+        of them: a fleet that is shut off as a whole would never do anything again."""
         key = wanted.requirement, wanted.swarm, wanted.region, wanted.kind.type
         found = self._usable.get(key)
         if found is None:
