@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from skep.engine.redis import RedisEngine, RedisStore
+from skep.engine.redis.line import Line
 from skep.engine.redis.store import sentinel_parts
 from skep.errors import EngineGoneError, EngineUnavailableError, SkepError
 from skep.testing.servers import RedisServer, free_port
 from tests.engine.servers import IDS, PROGRAMS, server, until
+from tests.server.tls import make_certificate
 
 pytestmark = pytest.mark.parametrize("program", PROGRAMS, ids=IDS)
+
+
+def line_of(store: RedisStore) -> Line:
+    assert store._line is not None
+    return store._line
 
 
 @pytest.fixture
@@ -161,42 +171,115 @@ async def _known(port: int, word: str) -> None:
         raise EngineUnavailableError(said)
 
 
-async def test_a_cancellation_that_the_client_library_swallows_is_heeded(program: Path) -> None:
+async def test_a_cancellation_that_the_client_library_swallows_is_heeded(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`asyncio.wait_for` of Python 3.11 does that when its answer comes at the same moment."""
     store = await RedisStore.connect(server(program).url)
     asked = asyncio.Event()
+    kind = store.client.connection_pool.connection_class
+    connects = kind.connect
 
-    async def swallows(*parts: object, **options: object) -> bytes:
+    async def swallows(connection: Any) -> None:
         asked.set()
         try:
             await asyncio.sleep(3_600)
         except asyncio.CancelledError:
             pass
-        return b"an answer"
+        await connects(connection)  # type: ignore[no-untyped-call]
 
-    store.client.execute_command = swallows  # type: ignore[method-assign]
+    monkeypatch.setattr(kind, "connect", swallows)
+    line_of(store).close()
     task = asyncio.create_task(store.command("PING"))
     await asked.wait()
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+    line_of(store).close()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await store.command("PING")
+    monkeypatch.undo()
+    assert await store.command("PING") == b"PONG"
     await store.close()
 
 
-async def test_a_connection_that_was_closed_under_a_command_counts_as_away(program: Path) -> None:
+async def test_a_connection_that_was_closed_under_a_command_counts_as_away(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """uvloop says so with a RuntimeError."""
     store = await RedisStore.connect(server(program).url)
 
-    async def closed(*parts: object, **options: object) -> bytes:
+    def closed(data: bytes) -> None:
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
 
-    store.client.execute_command = closed  # type: ignore[method-assign]
+    monkeypatch.setattr(line_of(store), "_transport", SimpleNamespace(write=closed))
     with pytest.raises(EngineUnavailableError, match="the handler is closed"):
         await store.command("PING")
+    monkeypatch.undo()
     await store.close()
+
+
+async def test_an_answer_belongs_to_who_asked_whoever_gives_up(program: Path) -> None:
+    store = await RedisStore.connect(server(program).url)
+    tasks = [asyncio.create_task(store.command("ECHO", str(at))) for at in range(50)]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert [None if task.cancelled() else int(task.result()) for task in tasks] == [at if at % 3 else None for at in range(50)]
+    with pytest.raises(SkepError, match="unknown command"):
+        await store.command("NONSENSE")
+    assert await store.command("ECHO", "x" * 2_000_000) == b"x" * 2_000_000
+    await store.close()
+
+
+async def test_a_line_that_breaks_fails_all_who_wait_and_the_next_command_has_another(
+    program: Path, redis: RedisServer
+) -> None:
+    store = await RedisStore.connect(redis.url)
+    first = line_of(store)
+    redis.freeze()
+    tasks = [asyncio.create_task(store.command("PING")) for _ in range(5)]
+    await asyncio.sleep(0)
+    assert redis.process is not None
+    redis.process.kill()
+    redis.process.wait()
+    for answer in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(answer, EngineUnavailableError)
+    assert first.closed
+    redis.start()
+    assert await asyncio.gather(*(store.command("PING") for _ in range(5))) == [b"PONG"] * 5
+    assert line_of(store) is not first
+    await store.close()
+
+
+async def test_a_line_is_encrypted_where_the_url_says_so(program: Path, tmp_path: Path) -> None:
+    """A server with TLS is made of a plain one and a door before it."""
+    made = make_certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made.cert, made.key)
+    pumps: set[asyncio.Task[None]] = set()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_there = await asyncio.open_connection("127.0.0.1", server(program).port)
+        both = [asyncio.create_task(pump(reader, to_there)), asyncio.create_task(pump(there, writer))]
+        pumps.update(both)
+        await asyncio.wait(both)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        store = await RedisStore.connect(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={made.cert}")
+        assert await store.command("ECHO", "x" * 1_000_000) == b"x" * 1_000_000
+        await store.close()
+        await asyncio.gather(*pumps)
 
 
 async def test_hearing_ends_though_the_client_library_goes_on(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:

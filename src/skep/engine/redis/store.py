@@ -19,13 +19,17 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoScriptError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
+from skep.engine.redis.line import Line
 from skep.engine.redis.scripts import Script
 from skep.errors import EngineGoneError, EngineUnavailableError, SkepError, StaleEpochError
 
 ANSWER_S: Final = 10.0
 """How long a reply may take."""
 CONNECT_S: Final = 3.0
-CONNECTIONS: Final = 32
+CONNECTIONS: Final = 8
+"""One for all commands, one for each who listens."""
+ASKED: Final = 256
+"""Commands under way."""
 OLDEST: Final = (6, 2)
 SMALLEST_MEMORY: Final = 64 * 2**20
 SENTINEL: Final = "redis+sentinel"
@@ -45,9 +49,10 @@ class RedisStore:
         self.where = place_of(url)
         """The URL without its password, for messages."""
         self.client, self._sentinel = _client(url, self._greet)
-        self.client.response_callbacks.clear()  # answers are taken as they are
         self._run_id = ""
-        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._slots = asyncio.Semaphore(ASKED)
+        self._line: Line | None = None
+        self._door = asyncio.Lock()
 
     @classmethod
     async def connect(cls, url: str) -> RedisStore:
@@ -65,6 +70,9 @@ class RedisStore:
 
     async def close(self) -> None:
         """Harmless when repeated."""
+        if self._line is not None:
+            self._line.close()
+            await asyncio.sleep(0)  # the event loop closes it in its next turn
         await self.client.aclose()
         for one in self._sentinel.sentinels if self._sentinel is not None else ():
             await one.aclose()
@@ -144,18 +152,33 @@ class RedisStore:
 
     async def command(self, *parts: Any) -> Any:
         """One command, said once. Raises EngineUnavailableError, StaleEpochError, EngineGoneError."""
-        task = asyncio.current_task()
-        asked = task.cancelling() if task is not None else 0
         async with self._slots:
             try:
-                return await self.client.execute_command(*parts, NEVER_DECODE=True)  # type: ignore[no-untyped-call]
+                line = self._line
+                if line is None or line.closed:
+                    line = await self._connected()
+                return await line.ask(parts)
             except NoScriptError:
                 raise
             except AWAY as error:
                 raise self.translated(error) from error
-            finally:
-                if task is not None and task.cancelling() > asked:
-                    raise asyncio.CancelledError  # the client library may have swallowed it (see `skep.loop.end`)
+
+    async def _connected(self) -> Line:
+        task = asyncio.current_task()
+        asked = task.cancelling() if task is not None else 0
+        async with self._door:
+            if self._line is None or self._line.closed:
+                connection = self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+                try:
+                    await connection.connect()
+                    self._line = Line(connection, ANSWER_S)
+                except BaseException:
+                    await connection.disconnect(nowait=True)
+                    raise
+                finally:
+                    if task is not None and task.cancelling() > asked:
+                        raise asyncio.CancelledError  # the client library may have swallowed it (see `skep.loop.end`)
+            return self._line
 
     def translated(self, error: Exception) -> SkepError:
         if isinstance(error, AuthenticationError):
@@ -191,7 +214,7 @@ def _options(greet: Any) -> dict[str, Any]:
 def _client(url: str, greet: Any) -> tuple[Redis, Sentinel | None]:
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):
-        return Redis.from_url(url, max_connections=CONNECTIONS + 8, **_options(greet)), None
+        return Redis.from_url(url, max_connections=CONNECTIONS, **_options(greet)), None
     if parts.scheme != SENTINEL:
         raise SkepError(
             f"an engine's URL begins with redis://, rediss://, unix:// or {SENTINEL}://, not {parts.scheme or url[:8]!r}"
@@ -204,7 +227,7 @@ def _client(url: str, greet: Any) -> tuple[Redis, Sentinel | None]:
     login: dict[str, Any] = {"username": unquote(parts.username) if parts.username else None}
     login["password"] = unquote(parts.password) if parts.password else None
     sentinel = Sentinel(hosts, sentinel_kwargs=asks)  # type: ignore[no-untyped-call]
-    client: Redis = sentinel.master_for(service, db=db, max_connections=CONNECTIONS + 8, **login, **_options(greet))
+    client: Redis = sentinel.master_for(service, db=db, max_connections=CONNECTIONS, **login, **_options(greet))
     return client, sentinel
 
 
