@@ -166,7 +166,9 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_whatever_happens_a_circuit_is_in_one_of_its_states_and_opens_again_to_trial(steps: list[tuple[str, object, int]]) -> None:
+def test_whatever_happens_a_circuit_is_in_one_of_its_states_and_opens_again_to_trial(
+    steps: list[tuple[str, object, int]],
+) -> None:
     fleet = Fleet()
     acts: dict[object, Callable[[str, int], object]] = {
         "try": lambda node, _: fleet.breaker.try_on(node, TYPE, fleet.now_ms),

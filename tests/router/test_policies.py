@@ -83,7 +83,9 @@ def test_consistent_hash_moves_only_what_must_move(count: int, gone: int) -> Non
     before: dict[str, str] = {}
     for fleet, found in (([*nodes, left], before), (nodes, after := dict[str, str]())):
         router.sync(fleet)
-        found.update(zip(KEYS, (choice.node for choice in router.route([wanted(affinity=key) for key in KEYS], 0)), strict=True))
+        found.update(
+            zip(KEYS, (choice.node for choice in router.route([wanted(affinity=key) for key in KEYS], 0)), strict=True)
+        )
     assert all(after[key] == node for key, node in before.items() if node != left.info.id)
 
 
@@ -186,7 +188,9 @@ def test_who_is_sensitive_to_cost_gets_the_cheapest_node_that_meets_the_deadline
 def test_no_node_gets_more_than_it_has_room_for_and_nothing_is_left_over(
     policy: str, fleet: list[tuple[int, int, bool]], tasks: list[str], known: bool
 ) -> None:
-    nodes = [live(f"n{at}", slots=slots, free=min(free, slots), draining=drains) for at, (slots, free, drains) in enumerate(fleet)]
+    nodes = [
+        live(f"n{at}", slots=slots, free=min(free, slots), draining=drains) for at, (slots, free, drains) in enumerate(fleet)
+    ]
     seconds = {name: [float(1 + at) for at in range(len(nodes))] for name in ("w/a", "w/b")} if known else {}
     router = Router(RouterSettings(policy=policy, hold=False), predictor=Known(seconds), chance=np.random.default_rng(1))
     router.sync(nodes)

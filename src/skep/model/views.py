@@ -155,7 +155,7 @@ class QueueClass(msgspec.Struct, kw_only=True):
     unplaced: int
     """How many of them found no place when it was last looked,"""
     why: dict[str, int] = {}
-    """by reason: `full`, `unable` (no node ever can), `unhealthy` (those that can are shut off), `held` (a busy node will be done
+    """by reason: `full`, `unable` (no node ever can), `unhealthy` (those that can are shut off), `held` (a busy node is done
     with it sooner than a free one), `paused`."""
 
 
