@@ -278,10 +278,9 @@ def test_where_only_some_make_no_sense_the_others_count() -> None:
 
 
 def test_nodes_that_say_nonsense_of_themselves_are_ordinary_ones() -> None:
-    odd = {"cost_per_hour": float("nan"), "weight": -1.0}
     for policy in ("hybrid", "cheapest", "weighted", "consistent-hash"):
         router = Router(RouterSettings(policy=policy))
-        router.sync([live("a", **odd), live("b", cost_per_hour=-5.0, weight=float("inf"))])
+        router.sync([live("a", cost_per_hour=float("nan"), weight=-1.0), live("b", cost_per_hour=-5.0, weight=float("inf"))])
         assert all(choice.node for choice in router.route([wanted()] * 8, 0))
         assert router.failures == {}
 
