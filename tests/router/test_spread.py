@@ -18,7 +18,7 @@ def one_by_one(nodes: list[tuple[int, int, int]], count: int) -> list[float]:
     """What each task costs, when each takes the cheapest place that is left."""
     heap = [(float(first), at, 0) for at, (first, _, room) in enumerate(nodes) if room]
     heapq.heapify(heap)
-    prices = []
+    prices: list[float] = []
     while heap and len(prices) < count:
         price, at, level = heap[0]
         prices.append(price)
