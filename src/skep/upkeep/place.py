@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -71,6 +71,10 @@ class Candidate(NamedTuple):
     start: Start
 
 
+Grant: TypeAlias = tuple[Candidate, str, Wanted | None]
+"""What starts, on which node, and what the router was asked for it."""
+
+
 class PlaceLoop(Loop):
     """Decides on ready tasks and grants them to nodes."""
 
@@ -87,6 +91,8 @@ class PlaceLoop(Loop):
         self.routing = routing or Routing()
         self.fair = FairShare()
         """Between namespaces."""
+        self._shared = False
+        """Whether several wanted something in this pass."""
         self._facts: dict[tuple[str, tuple[str, ...]], Facts] = {}
         """What was looked up in this pass, by run and names of tasks: the children of a map look at the same."""
         self._deep_ms = 0
@@ -137,7 +143,7 @@ class PlaceLoop(Loop):
         if not items and not granted:
             return more
         settled = len(items)
-        items += [self._start(candidate, node, now_ms) for candidate, node in granted]
+        items += [self._start(candidate, node, now_ms) for candidate, node, _ in granted]
         answers = await self._engine.place(items)
         self._note(granted, answers[settled:], now_ms)
         moved = await self._after(items, answers)
@@ -197,7 +203,8 @@ class PlaceLoop(Loop):
         self, starts: Sequence[tuple[ReadyClass, list[Candidate]]], nodes: Sequence[LiveNode], now_ms: int
     ) -> list[Candidate]:
         """The order in which they are offered to nodes: in fair shares between namespaces, by score within each."""
-        if len({ready.namespace for ready, _ in starts}) < 2:
+        self._shared = len({ready.namespace for ready, _ in starts}) > 1
+        if not self._shared:
             self.fair.round((), now_ms)
             found = [candidate for _, some in starts for candidate in some]
             return found if len(starts) < 2 else sorted(found, key=_score)
@@ -218,14 +225,15 @@ class PlaceLoop(Loop):
         # What there is no room for comes last: only why is asked.
         return turns + [candidate for (_, some), count in zip(starts, given, strict=True) for candidate in some[count:]]
 
-    def _route(self, starts: list[Candidate], nodes: Sequence[LiveNode], now_ms: int) -> list[tuple[Candidate, str]]:
+    def _route(self, starts: list[Candidate], nodes: Sequence[LiveNode], now_ms: int) -> list[Grant]:
         """Those that start now, each with its node."""
-        granted: list[tuple[Candidate, str]] = []
+        granted: list[Grant] = []
         if len(nodes) > 1 and starts:
             wanted = [_wanted(candidate, now_ms) for candidate in starts]
-            for candidate, choice in zip(starts, self.routing.choose(wanted, nodes, now_ms), strict=True):
+            choices = self.routing.choose(wanted, nodes, now_ms)
+            for candidate, asked, choice in zip(starts, wanted, choices, strict=True):
                 if choice.node:
-                    granted.append((candidate, choice.node))
+                    granted.append((candidate, choice.node, asked))
                 else:
                     self._unplaced(candidate.name, choice.why)
                     self._held += choice.why in BEHIND_OTHERS
@@ -233,7 +241,7 @@ class PlaceLoop(Loop):
         for name, group in groupby(starts, attrgetter("name")):
             some = list(group)
             fit = least_loaded(requirement_of(name), len(some), nodes)
-            granted += zip(some, fit, strict=False)
+            granted += zip(some, fit, repeat(None))
             if len(fit) < len(some):
                 self._unplaced(name, "full", len(some) - len(fit))
         return granted
@@ -242,18 +250,19 @@ class PlaceLoop(Loop):
         self.unplaced[name] = self.unplaced.get(name, 0) + count
         self.why.setdefault(name, Counter())[why] += count
 
-    def _note(self, granted: Sequence[tuple[Candidate, str]], answers: Sequence[str], now_ms: int) -> None:
+    def _note(self, granted: Sequence[Grant], answers: Sequence[str], now_ms: int) -> None:
         """Tells of what began, and of what the engine refused nothing."""
-        for (candidate, _), answer in zip(granted, answers, strict=True):
-            if answer == OK:
-                self.fair.started(candidate.run.namespace, 1)
+        if self._shared:
+            for (candidate, *_), answer in zip(granted, answers, strict=True):
+                if answer == OK:
+                    self.fair.started(candidate.run.namespace, 1)
         if self.routing.router is None:
             return
         placed: list[Granted] = []
-        for (candidate, node), answer in zip(granted, answers, strict=True):
+        for (candidate, node, asked), answer in zip(granted, answers, strict=True):
             if answer == OK:
                 _, seen, run, *_ = candidate
-                wanted, number = _wanted(candidate, now_ms), seen.attempts + 1
+                wanted, number = asked or _wanted(candidate, now_ms), seen.attempts + 1
                 self.routing.began(Attempt(run.id, seen.task, number), node, wanted.kind, now_ms)
                 placed.append(Granted(run.id, seen.task, number, node, wanted))
         self.on_placed(placed)

@@ -21,8 +21,10 @@ from skep.upkeep.routing import Routing
 FRESH_MS: Final = 10_000
 """For so long the runs of one workflow share what was predicted for the first of them."""
 KEPT: Final = 64
-AT_ONCE: Final = 200
-"""Kinds of tasks that are predicted between two moments in which others have their turn."""
+KINDS_AT_ONCE: Final = 200
+"""Kinds of tasks that are predicted between two moments in which others have their turn,"""
+TASKS_AT_ONCE: Final = 5_000
+"""and tasks that are looked at."""
 
 
 class Kept(NamedTuple):
@@ -81,7 +83,9 @@ class Ranks:
                 expected_s = None if task.parks else self._routing.expected_s(kind, task.wanted)
                 known = known or expected_s is not None
                 ms = found[key] = spec.estimated_ms if expected_s is None else round(expected_s * 1_000)
-                if len(found) % AT_ONCE == 0:
+                if len(found) % KINDS_AT_ONCE == 0:
                     await asyncio.sleep(0)
+            if at % TASKS_AT_ONCE == TASKS_AT_ONCE - 1:
+                await asyncio.sleep(0)
             durations.append(ms)
         return durations if known else None

@@ -27,6 +27,7 @@ class Wishes:
         self._kept: dict[tuple[int, int], Wanted] = {}
         self._same: dict[Wanted, Wanted] = {}
         """One object for all that are equal."""
+        self._same_kinds: dict[Kind, Kind] = {}
         self._many: frozenset[str] = frozenset()
 
     def kind(self, task: int) -> Kind:
@@ -38,7 +39,8 @@ class Wishes:
             spec, name = self._plan.spec.tasks[task], self._plan.names[task]
             alike = _stem(name)
             shown = f"{self._plan.spec.name}/{alike if alike in self._many else name}"
-            kind = self._kinds[task] = Kind(shown, spec.type, spec.executor, 0, spec.estimated_ms)
+            kind = Kind(shown, spec.type, spec.executor, 0, spec.estimated_ms)
+            kind = self._kinds[task] = self._same_kinds.setdefault(kind, kind)
         return kind
 
     def wanted(self, at: int, task: TaskPlan, start: Start, due_ms: int) -> Wanted:
