@@ -17,12 +17,19 @@ MOST_ENDS: Final = 20
 """A pair is the mean of about so many ends; older ones fade."""
 FADE: Final = 0.97
 """What the other pairs of a kind keep of their weight at each of its ends."""
+LITTLE: Final = 0.005
+"""What a pair still counts that is not believed any more."""
 PACE_VAR: Final = 0.25
 """Variance of the paces of nodes of which nothing is known: speeds that differ by a factor of 4 are nothing special."""
 SUIT_VAR: Final = 0.03
 """Variance of how well a type suits a node."""
+ODD_VAR: Final = 0.01
+"""Variance of how much a kind deviates on one node from what kind, node and type say."""
 LEAST_NOISE: Final = 1e-3
 """Variance of equal tasks, at least: nobody is sure to better than 3 %."""
+
+ROUNDED_S: Final = 0.0005
+"""Durations are told in whole milliseconds, which blurs short ones by so much."""
 
 
 class Pair:
@@ -40,6 +47,16 @@ class Pair:
         """What it counts in the sum of its kind, …"""
         self.adds = 0.0
         """… and what it adds there."""
+
+    def off(self, mean: float, var: float) -> tuple[float, float]:
+        """By how much the kind takes longer on this very node than the sum says, as far as its own ends tell; and the variance
+        that is left of that."""
+        node = self.node
+        suit, suit_var = node.suit(self.kind.type)
+        sum_var = var + node.pace_var + suit_var + ODD_VAR
+        own_var = self.kind.noise / self.ends
+        share = sum_var / (sum_var + own_var)
+        return share * (self.mean - mean - node.pace - suit), share * own_var
 
 
 class KindEvidence:
@@ -147,7 +164,7 @@ class NodeEvidence:
     def give_up(self, pair: Pair) -> None:
         """Too many pairs: this one is forgotten, what it said of the node is not."""
         mean, var = pair.kind.mean(without=pair)
-        trust = 1 / (pair.kind.noise / max(pair.ends, 0.1) + var)
+        trust = 1 / (pair.kind.noise / pair.ends + var)
         self.base_weight += trust
         self.base += trust * (pair.mean - mean - self.suit(pair.kind.type)[0])
         surplus = self.base_weight / 400
@@ -158,10 +175,10 @@ class NodeEvidence:
 
     def doubt(self) -> None:
         """It is not what it was: what is known of it counts for little."""
-        self.base /= 10
-        self.base_weight = max(self.base_weight / 10, 1 / PACE_VAR)
+        self.base /= 100
+        self.base_weight = max(self.base_weight / 100, 1 / PACE_VAR)
         for pair in self.pairs.values():
-            pair.ends = min(pair.ends, 0.5)
+            pair.ends = min(pair.ends, LITTLE)
             count(pair)
         self.bias = 0.0
 
@@ -202,7 +219,9 @@ def observe(kind: KindEvidence, node: NodeEvidence, log_s: float) -> Pair:
     off = log_s - pair.mean
     if pair.ends >= 0.5:
         rate = 1 / min(kind.ends + 3, 30)
-        kind.noise = max(kind.noise + rate * (off * off * pair.ends / (pair.ends + 1) - kind.noise), LEAST_NOISE)
+        found = min(off * off * pair.ends / (pair.ends + 1), 9 * kind.noise)  # one that is far off is not noise
+        kind.noise += rate * (found - kind.noise)
+    kind.noise = max(kind.noise, LEAST_NOISE, (ROUNDED_S / math.exp(log_s)) ** 2)
     pair.ends = min(pair.ends + 1, MOST_ENDS)
     pair.mean += off / pair.ends
     pair.weight = pair.adds = 0.0

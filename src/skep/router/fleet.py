@@ -64,25 +64,21 @@ class Fleet:
         """Takes over what the engine says now. A node that is handed in as the same object as the last time is taken to be
         unchanged; so is its NodeInfo."""
         old = self._nodes
-        if len(nodes) != len(old):
+        anew = len(nodes) != len(old)
+        changed = [] if anew else list(compress(range(len(nodes)), map(is_not, nodes, old)))
+        anew = anew or any(nodes[at].info is not old[at].info and nodes[at].info != old[at].info for at in changed)
+        if anew:
             self._know(nodes)
-            changed: Sequence[int] = range(len(nodes))
-        else:
-            changed = list(compress(range(len(nodes)), map(is_not, nodes, old)))
-            if any(nodes[at].info is not old[at].info and nodes[at].info != old[at].info for at in changed):
-                self._know(nodes)
-                changed = range(len(nodes))
-        if changed:
-            if len(changed) * 2 > len(nodes):
-                self._said = np.ascontiguousarray(_free(nodes).T)
-                self.leases = [node.leases for node in nodes]
-                self.open = np.fromiter((not (node.draining or node.coming) for node in nodes), np.bool_, len(nodes))
-            else:
-                some = [nodes[at] for at in changed]
-                self._said[:, changed] = _free(some).T
-                self.open[changed] = [not (node.draining or node.coming) for node in some]
-                for at in changed:
-                    self.leases[at] = nodes[at].leases
+        if anew or len(changed) * 2 > len(nodes):
+            self._said = np.ascontiguousarray(_free(nodes).T)
+            self.leases = [node.leases for node in nodes]
+            self.open = np.fromiter((not (node.draining or node.coming) for node in nodes), np.bool_, len(nodes))
+        elif changed:
+            some = [nodes[at] for at in changed]
+            self._said[:, changed] = _free(some).T
+            self.open[changed] = [not (node.draining or node.coming) for node in some]
+            for at in changed:
+                self.leases[at] = nodes[at].leases
         self._nodes = list(nodes)
         self.free = self._said.copy()
         self.touched.clear()

@@ -33,6 +33,10 @@ GUESS_VAR: Final = 0.25
 """Variance of what authors say."""
 UNKNOWN_VAR: Final = 4.0
 """Variance of kinds of which nothing is known."""
+SETTLED_VAR: Final = 0.02
+"""Below this variance a node's pace counts as known, so that it can have changed."""
+MOST_OFF: Final = 1.5
+"""By how much an end may be off, as a logarithm, when it is judged whether something changed: one outlier says nothing."""
 MOVED: Final = 0.01
 """A change of a node's pace that is worth looking at other nodes again."""
 STEPS, FEW_STEPS, MOST_STEPS = 48, 6, 512
@@ -99,8 +103,14 @@ class LearnedPredictor:
         lane = lane or self._lane(kind)
         mean, var = level.mean()
         base = math.exp(min(mean + level.by_size(kind.size), 40.0))
-        success = lane.success[rows] if self._failed else None
-        return Prediction(lane.pace[rows] * base, np.sqrt(lane.var[rows] + (var + level.noise)), success, lane.hope[rows])
+        median_s, variance = lane.pace[rows] * base, lane.var[rows] + (var + level.noise)
+        for name, pair in level.pairs.items():
+            at = fleet.at.get(name)
+            if at is not None:
+                off, off_var = pair.off(mean, var)
+                median_s[at] *= math.exp(off)
+                variance[at] = level.noise + off_var
+        return Prediction(median_s, np.sqrt(variance), lane.success[rows] if self._failed else None, lane.hope[rows])
 
     def learn(self, kind: Kind, node: str, ran_s: float, ok: bool) -> None:
         at, lane = self._place(node), self._lane(kind)
@@ -124,22 +134,26 @@ class LearnedPredictor:
         self._learn_type(lane, level, known, level.ends == 1)
         surprise = off * off > 2 * expected or evidence.pace_var > 0.01
         if level.ends > 1:
-            self._mind_change(level, evidence, off, expected)
+            self._mind_change(level, evidence, min(max(off, -MOST_OFF), MOST_OFF), expected, log_s - by_size)
         self._steps = min(self._steps + (STEPS if surprise else FEW_STEPS), MOST_STEPS)
         self._work(at)
 
-    def _mind_change(self, level: KindEvidence, node: NodeEvidence, off: float, expected: float) -> None:
+    def _mind_change(self, level: KindEvidence, node: NodeEvidence, off: float, expected: float, log_s: float) -> None:
         """When a node, or a kind, is off again and again in the same direction, it is not what it was."""
         node.bias += (off - node.bias) / 6
-        level.bias += (off - level.bias) / 4
-        if level.bias**2 > 4 * max(expected, 0.04) and len(level.pairs) > 1:
-            newest = next(reversed(level.pairs.values()))
+        level.bias += (off - level.bias) / 5
+        newest = level.pairs[node.name]
+        if level.bias**2 > 6 * max(expected, 0.05):
             for pair in list(level.pairs.values()):
                 if pair is not newest:
                     forget(pair)
-            level.bias = 0.0
-        elif node.bias**2 > 4 * max(expected / 4, 0.04):
+            newest.mean, newest.ends, level.bias, node.bias = log_s, 1.0, 0.0, 0.0
+            level.prior_var = UNKNOWN_VAR
+            count(newest)
+        elif node.pace_var < SETTLED_VAR and node.bias**2 > max(expected, 0.16):
             node.doubt()
+            newest.mean, newest.ends = log_s, 1.0
+            count(newest)
 
     def _work(self, at: int) -> None:
         """Settles the node, then others in turn, as far as steps are left."""

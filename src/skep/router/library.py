@@ -155,6 +155,7 @@ class Balancer:
     ) -> None:
         self._clock = clock
         self._lock = lock if lock is not None else nullcontext()
+        settings = msgspec.structs.replace(settings or RouterSettings(), hold=False)  # whoever asks wants an answer now
         self._router = Router(settings, predictor=predictor, policies=policies, chance=chance, failed=failed)
         self._states: dict[str, _State] = {}
         self._numbers = count(1)
