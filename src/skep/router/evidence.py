@@ -15,10 +15,10 @@ PAIRS_A_KIND: Final = 16
 PAIRS_A_NODE: Final = 64
 MOST_ENDS: Final = 20
 """A pair is the mean of about so many ends; older ones fade."""
-FADE: Final = 0.97
-"""What the other pairs of a kind keep of their weight at each of its ends."""
-LITTLE: Final = 0.005
-"""What a pair still counts that is not believed any more."""
+FADE, FADING = 0.88, 4
+"""What the other pairs of a kind keep of their weight, each time that so many more have ended."""
+LEAST_PRIOR_VAR: Final = 0.02
+"""What is known of a kind beside its pairs is never surer than that."""
 PACE_VAR: Final = 0.25
 """Variance of the paces of nodes of which nothing is known: speeds that differ by a factor of 4 are nothing special."""
 SUIT_VAR: Final = 0.03
@@ -171,15 +171,16 @@ class NodeEvidence:
         if surplus > 1:  # what is long ago shall not outweigh what is new for ever
             self.base_weight /= surplus
             self.base /= surplus
-        forget(pair)
+        absorb(pair)
 
     def doubt(self) -> None:
-        """It is not what it was: what is known of it counts for little."""
-        self.base /= 100
-        self.base_weight = max(self.base_weight / 100, 1 / PACE_VAR)
-        for pair in self.pairs.values():
-            pair.ends = min(pair.ends, LITTLE)
-            count(pair)
+        """It is not what it was: what its kinds take is kept, what is known of the node counts for little."""
+        for pair in list(self.pairs.values()):
+            absorb(pair)
+        self.base_weight = 1 / PACE_VAR
+        self.base = self.pace * self.base_weight
+        self.pace_var = PACE_VAR
+        self.suits.clear()
         self.bias = 0.0
 
 
@@ -192,6 +193,15 @@ def count(pair: Pair) -> None:
     kind.weight += weight - pair.weight
     kind.total += adds - pair.adds
     pair.weight, pair.adds = weight, adds
+
+
+def absorb(pair: Pair) -> None:
+    """The pair is no more; what it said of its kind is kept."""
+    kind = pair.kind
+    weight = 1 / kind.prior_var + pair.weight
+    kind.prior = (kind.prior / kind.prior_var + pair.adds) / weight
+    kind.prior_var = max(1 / weight, LEAST_PRIOR_VAR)
+    forget(pair)
 
 
 def forget(pair: Pair) -> None:
@@ -211,11 +221,12 @@ def observe(kind: KindEvidence, node: NodeEvidence, log_s: float) -> Pair:
     node.pairs.pop(id(kind), None)
     if not pair.ends and len(node.pairs) >= PAIRS_A_NODE:
         node.give_up(next(iter(node.pairs.values())))
-    kind.weight = kind.total = 0.0
-    for other in kind.pairs.values():
-        other.ends *= FADE
-        other.weight = other.adds = 0.0
-        count(other)
+    if kind.ends % FADING == 0:
+        kind.weight, kind.total = pair.weight, pair.adds
+        for other in kind.pairs.values():
+            other.ends *= FADE
+            other.weight = other.adds = 0.0
+            count(other)
     off = log_s - pair.mean
     if pair.ends >= 0.5:
         rate = 1 / min(kind.ends + 3, 30)
@@ -224,7 +235,6 @@ def observe(kind: KindEvidence, node: NodeEvidence, log_s: float) -> Pair:
     kind.noise = max(kind.noise, LEAST_NOISE, (ROUNDED_S / math.exp(log_s)) ** 2)
     pair.ends = min(pair.ends + 1, MOST_ENDS)
     pair.mean += off / pair.ends
-    pair.weight = pair.adds = 0.0
     kind.pairs[node.name] = node.pairs[id(kind)] = pair
     kind.ends += 1
     count(pair)

@@ -35,6 +35,8 @@ UNKNOWN_VAR: Final = 4.0
 """Variance of kinds of which nothing is known."""
 SETTLED_VAR: Final = 0.02
 """Below this variance a node's pace counts as known, so that it can have changed."""
+TELLING_VAR: Final = 0.15
+"""Ends that are predicted with a smaller variance than this tell whether a node has changed."""
 MOST_OFF: Final = 1.5
 """By how much an end may be off, as a logarithm, when it is judged whether something changed: one outlier says nothing."""
 MOVED: Final = 0.01
@@ -140,7 +142,8 @@ class LearnedPredictor:
 
     def _mind_change(self, level: KindEvidence, node: NodeEvidence, off: float, expected: float, log_s: float) -> None:
         """When a node, or a kind, is off again and again in the same direction, it is not what it was."""
-        node.bias += (off - node.bias) / 6
+        if expected < TELLING_VAR:
+            node.bias += (off - node.bias) / 6
         level.bias += (off - level.bias) / 5
         newest = level.pairs[node.name]
         if level.bias**2 > 6 * max(expected, 0.05):
@@ -150,10 +153,9 @@ class LearnedPredictor:
             newest.mean, newest.ends, level.bias, node.bias = log_s, 1.0, 0.0, 0.0
             level.prior_var = UNKNOWN_VAR
             count(newest)
-        elif node.pace_var < SETTLED_VAR and node.bias**2 > max(expected, 0.16):
+        elif expected < TELLING_VAR and node.pace_var < SETTLED_VAR and node.bias**2 > 0.16:
             node.doubt()
-            newest.mean, newest.ends = log_s, 1.0
-            count(newest)
+            observe(level, node, log_s)
 
     def _work(self, at: int) -> None:
         """Settles the node, then others in turn, as far as steps are left."""
