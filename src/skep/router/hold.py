@@ -30,6 +30,16 @@ class Place(NamedTuple):
     """-1: it goes there now."""
 
 
+class Scheduled(NamedTuple):
+    """What came of it."""
+
+    places: list[Place]
+    taken: dict[int, int]
+    """Row → how many tasks go there now."""
+    lined_up: dict[int, int]
+    """Row → how many of these stand in its queue already."""
+
+
 def contenders(look: Look, costs: Costs, at: Ints, given: Ints, settings: RouterSettings) -> Ints:
     """Items of nodes that will have no room left but could be worth waiting for, when `given` tasks go to the items `at`."""
     assert look.median_s is not None
@@ -59,13 +69,11 @@ def schedule(
     given: Ints,
     waits: Ints,
     queue_of: Callable[[int], Queue],
-    grant: Callable[[int], None],
     settings: RouterSettings,
     most: int,
-) -> list[Place]:
+) -> Scheduled:
     """Places for up to `look.count` tasks, in their order. It ends when the free places that `given` names are all taken, or
-    after `most` tasks. `queue_of` a row of the fleet gives its queue, which is changed; `grant` is told of each task that goes
-    to a row now, and `queue_of` that row knows of it."""
+    after `most` tasks. `queue_of` a row of the fleet gives its queue, which is changed."""
     assert look.median_s is not None
     rows, median_s = look.rows, look.median_s
     free = dict(zip(at.tolist(), given.tolist(), strict=True))
@@ -73,8 +81,15 @@ def schedule(
     could = set(waits.tolist())
     steps = costs.step if isinstance(costs.step, np.ndarray) else np.full(len(look), costs.step)
 
+    taken: dict[int, int] = {}
+    lined_up: dict[int, int] = {}
+
     def later(item: int) -> tuple[float, int, float]:
-        queue = queue_of(int(rows[item]))
+        row = int(rows[item])
+        queue = queue_of(row)
+        for _ in range(taken.get(row, 0) - lined_up.get(row, 0)):
+            heapq.heappush(queue, float(median_s[item]))
+        lined_up[row] = taken.get(row, 0)
         return (waiting_cost(look, costs, item, queue[0], settings), item, queue[0]) if queue else (math.inf, item, 0.0)
 
     places = [(float(costs.first[item]), item, -1.0) for item in free]
@@ -89,7 +104,7 @@ def schedule(
             heapq.heapreplace(queue_of(row), wait_s + float(median_s[item]))
             heapq.heapreplace(places, later(item))
             continue
-        grant(row)
+        taken[row] = taken.get(row, 0) + 1
         left -= 1
         free[item] -= 1
         if free[item]:
@@ -98,4 +113,4 @@ def schedule(
             heapq.heapreplace(places, later(item))
         else:
             heapq.heappop(places)
-    return chosen
+    return Scheduled(chosen, taken, lined_up)

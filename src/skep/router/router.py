@@ -145,11 +145,13 @@ class Router:
         view, wanted = self._view, look.wanted
         most = min(look.count, max(LOOKED_AT - view.looked_at, 0))
         ids = self.fleet.ids
-
-        def grant(row: int) -> None:
-            view.take(wanted, np.array([row]), np.ones(1, np.int64))
-
-        places = schedule(look, costs, at, given, waits, lambda row: view.queue(row, now_ms), grant, view.settings, most)
+        places, taken, lined_up = schedule(
+            look, costs, at, given, waits, lambda row: view.queue(row, now_ms), view.settings, most
+        )
+        if taken:
+            counts = np.fromiter(taken.values(), np.int64)
+            queued = np.fromiter((lined_up.get(row, 0) for row in taken), np.int64)
+            view.take(wanted, np.fromiter(taken, np.int64), counts, queued)
         view.looked_at += len(places)
         chosen = [Choice(ids[row]) if wait_s < 0 else Choice("", "held", ids[row], wait_s) for row, wait_s in places]
         left = look.count - len(chosen)

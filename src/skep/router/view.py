@@ -282,15 +282,15 @@ class View:
 
     # -- what was chosen
 
-    def take(self, wanted: Wanted, rows: Ints, counts: Ints) -> None:
-        """So many tasks go to each of these nodes."""
+    def take(self, wanted: Wanted, rows: Ints, counts: Ints, queued: Ints | int = 0) -> None:
+        """So many tasks go to each of these nodes; some of them stand in the nodes' queues already."""
         self.fleet.take(rows, wanted.requirement.takes(), counts)
         self._served[rows] += counts / self.fleet.weight[rows]
         self._turn = int(rows[-1]) + 1
         known = self._predictions.get(wanted.kind)
         if known is not None:
             runs_s = known.median_s[rows]
-            self._granted.append((rows, counts, runs_s))
+            self._granted.append((rows, counts - queued, runs_s))
             if self._soonest is not None:
                 self._soonest[rows] = np.minimum(self._soonest[rows], runs_s)
 

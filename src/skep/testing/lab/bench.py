@@ -18,17 +18,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from skep.testing.lab import embedded, fleet, server
+from skep.testing.lab import embedded, fleet, router, server
 from skep.testing.lab.figures import Figure
 
 RUNS = 5
-FIGURES: dict[str, list[Figure]] = {**embedded.FIGURES, **server.FIGURES, **fleet.FIGURES}
+FIGURES: dict[str, list[Figure]] = {**embedded.FIGURES, **server.FIGURES, **fleet.FIGURES, **router.FIGURES}
 
 
 def _once(name: str, folder: Path, shared: Path) -> list[float]:
     """One run. `shared`: a folder that all runs of this bench have in common."""
     if name in embedded.FIGURES:
         return embedded.once(name, folder)
+    if name in router.FIGURES:
+        return router.once(name, folder)
     return fleet.once(name, folder) if name in fleet.FIGURES else server.once(name, folder, shared)
 
 
