@@ -40,10 +40,8 @@ WANTED: Final = tuple(Wanted((PLAIN, LARGE)[at % 2], kind) for at, kind in enume
 
 def fleet(count: int, slots: int = 8) -> list[LiveNode]:
     """Nodes of four sizes of price, all free."""
-    infos = (
-        NodeInfo(f"n{at:05}", slots=slots, cpu_milli=8_000, memory=16 << 30, cost_per_hour=0.1 * 4 ** (at % 4))
-        for at in range(count)
-    )
+    size = {"slots": slots, "cpu_milli": 8_000, "memory": 16 << 30}
+    infos = (NodeInfo(f"n{at:05}", cost_per_hour=0.1 * 4 ** (at % 4), **size) for at in range(count))
     return [LiveNode(info, _free(info), 0, draining=False) for info in infos]
 
 
