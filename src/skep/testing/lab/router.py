@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -40,8 +41,10 @@ WANTED: Final = tuple(Wanted((PLAIN, LARGE)[at % 2], kind) for at, kind in enume
 
 def fleet(count: int, slots: int = 8) -> list[LiveNode]:
     """Nodes of four sizes of price, all free."""
-    size = {"slots": slots, "cpu_milli": 8_000, "memory": 16 << 30}
-    infos = (NodeInfo(f"n{at:05}", cost_per_hour=0.1 * 4 ** (at % 4), **size) for at in range(count))
+    infos = (
+        NodeInfo(f"n{at:05}", slots=slots, cpu_milli=8_000, memory=16 << 30, cost_per_hour=price)
+        for at, price in zip(range(count), cycle((0.1, 0.4, 1.6, 6.4)), strict=False)
+    )
     return [LiveNode(info, _free(info), 0, draining=False) for info in infos]
 
 
