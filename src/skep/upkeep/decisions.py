@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
@@ -35,11 +35,11 @@ ROWS: Final = 300
 """Rows in a second, on the average: a row costs about as much as all that is kept of five tasks' lives."""
 TASKS: Final = 2_000
 """Tasks in a second, on the average."""
-BURST_S: Final = 5
+BURST_S: Final = 2
 """Of that rate, after a quiet time."""
 CANDIDATES: Final = 5
 """Nodes that are kept of a choice, beside the chosen ones."""
-LOOKS: Final = 30
+LOOKS: Final = 10
 """Kinds of tasks that are looked at in a second, on the average: each look costs about as much as one choice."""
 KINDS: Final = 1_000
 """Kinds whose last look is remembered."""
@@ -109,7 +109,20 @@ class Look(NamedTuple):
     """What the router said of a kind of tasks."""
 
     at_ms: int
-    said: Explanation
+    policy: str
+    able: int
+    candidates: list[Candidate]
+
+    @classmethod
+    def of(cls, said: Explanation, at_ms: int) -> Look:
+        return cls(at_ms, said.policy, len(said.candidates) + said.more, [Candidate.of(one) for one in said.candidates])
+
+    def decided(self, group: Sequence[Granted]) -> Decided:
+        """How these came to their nodes."""
+        chosen = {one.node for one in group}
+        some = self.candidates[:CANDIDATES]
+        some += [one for one in self.candidates[CANDIDATES:] if one.node in chosen]
+        return Decided(self.policy, self.at_ms, self.able, some, [(one.task, one.attempt, one.node) for one in group])
 
 
 class Room:
@@ -165,7 +178,7 @@ class DecisionLoop(Loop):
             last = wanted
             seen.add(wanted)
             self._room.looks -= 1
-            self._looks[wanted] = Look(now_ms, router.explain(wanted, now_ms, MOST))
+            self._looks[wanted] = Look.of(router.explain(wanted, now_ms, MOST), now_ms)
             self._looks.move_to_end(wanted)
             if len(self._looks) > KINDS:
                 self._looks.popitem(last=False)
@@ -197,38 +210,34 @@ class DecisionLoop(Loop):
     def _made(self, granted: Sequence[Granted]) -> tuple[list[DecisionRow], int]:
         """As many as there is room for, a row for each run."""
         self._refill(self._clock.now_ms())
-        runs: dict[str, dict[Wanted, list[Granted]]] = {}
+        runs: dict[str, dict[int, tuple[Look, list[Granted]]]] = {}
+        last: Wanted | None = None
+        look: Look | None = None
         kept = 0
         for one in granted[: int(self._room.tasks)]:
-            look = self._looks.get(one.wanted)
-            if look is None or len(look.said.candidates) + look.said.more < 2:
+            if one.wanted is not last:  # those that are equal are mostly one object: to compare it costs less than a look-up
+                last = one.wanted
+                look = self._looks.get(last)
+            if look is None or look.able < 2:
                 continue  # there was no choice, or nobody looked
-            if one.run not in runs and len(runs) + 1 > self._room.rows:
-                break
-            runs.setdefault(one.run, {}).setdefault(one.wanted, []).append(one)
+            groups = runs.get(one.run)
+            if groups is None:
+                if len(runs) + 1 > self._room.rows:
+                    break
+                groups = runs[one.run] = {}
+            groups.setdefault(id(last), (look, []))[1].append(one)
             kept += 1
         self._room.tasks -= kept
         self._room.rows -= len(runs)
         self.dropped += len(granted) - kept
-        return [self._row(run, groups) for run, groups in runs.items()], kept
-
-    def _row(self, run: str, groups: dict[Wanted, list[Granted]]) -> DecisionRow:
-        tasks = [one.task for group in groups.values() for one in group]
-        decided = [_decided(self._looks[wanted], group) for wanted, group in groups.items()]
-        return DecisionRow(run, min(tasks), max(tasks), _ENCODER.encode(decided))
+        return [_row(run, groups.values()) for run, groups in runs.items()], kept
 
     def _refill(self, now_ms: int) -> None:
         self._room.grow(max(now_ms - self._room_ms, 0) / 1000)
         self._room_ms = now_ms
 
 
-def _decided(look: Look, group: Sequence[Granted]) -> Decided:
-    said, chosen = look.said, {one.node for one in group}
-    some = [one for at, one in enumerate(said.candidates) if at < CANDIDATES or one.node in chosen]
-    return Decided(
-        policy=said.policy,
-        looked_ms=look.at_ms,
-        able=len(said.candidates) + said.more,
-        candidates=[Candidate.of(one) for one in some],
-        tasks=[(one.task, one.attempt, one.node) for one in group],
-    )
+def _row(run: str, groups: Iterable[tuple[Look, list[Granted]]]) -> DecisionRow:
+    decided = [look.decided(group) for look, group in groups]
+    tasks = [task for one in decided for task, *_ in one.tasks]
+    return DecisionRow(run, min(tasks), max(tasks), _ENCODER.encode(decided))
