@@ -303,18 +303,37 @@ async def test_it_is_held_for_a_faster_node(stage: WhyStage) -> None:
     assert (slow.out, slow.predicted_ms is not None and 300_000 < slow.predicted_ms < 1_100_000) == ("", True)
 
 
-async def test_the_one_that_can_is_shut_off(stage: WhyStage) -> None:
-    await stage.node("gpu", capabilities=("gpu",), script={"a": Failed()})
-    await stage.node("other")
-    await teach(stage, "w/x", other=1)
-    task = RUN | {"requires": ["gpu"], "type": "training"}
-    await begun(stage, {"o": RUN | {"requires": ["cpu"], "type": "training"}})
-    for _ in range(8):
-        await begun(stage, {"a": task})
+async def shut_off(stage: WhyStage, bad: str, good: str) -> None:
+    """Such tasks kept failing on one node, and not on the other."""
+    await teach(stage, "w/x", bad=1)
+    assert stage.routing.router is not None
+    for at in range(8):
+        for name, works in ((bad, False), (good, True)):
+            stage.routing.router.breaker.ended(at, name, "training", works, stage.clock.now_ms())
+
+
+async def test_a_node_is_shut_off_and_the_others_are_full(stage: WhyStage) -> None:
+    for name in ("bad", "good"):
+        await stage.node(name, slots=1, script={"x": HOLD})
+    await stage.node("other", executors=("http",))
+    await shut_off(stage, "bad", "good")
+    task = RUN | {"type": "training"}
+    await begun(stage, {"x": task})
     run = await begun(stage, {"a": task})
     answer = await stage.said(run)
     assert (answer.because, answer.state) == ("unhealthy", "ready")
-    assert "gpu is shut off" in answer.text
+    assert "bad is shut off: such tasks kept failing there" in answer.text
+    assert "good has no free slot" in answer.text
+    assert [view.node for view in answer.candidates] == ["bad", "good", "other"]
+
+
+async def test_where_all_are_shut_off_all_are_tried(stage: WhyStage) -> None:
+    await stage.node("bad", slots=1, script={"x": HOLD})
+    await stage.node("other", executors=("http",))
+    await shut_off(stage, "bad", "other")
+    await begun(stage, {"x": RUN | {"type": "training"}})
+    run = await begun(stage, {"a": RUN | {"type": "training"}})
+    assert (await stage.said(run)).because == "full"
 
 
 async def test_another_namespace_has_its_turn(stage: WhyStage) -> None:

@@ -59,7 +59,7 @@ class Placed:
             return views
         known = {one.node: Candidate.of(one) for one in said.candidates}
         told = [_view(known[view.node], view.out) if view.node in known else view for view in views]
-        return sorted(told, key=lambda view: (bool(view.out), not view.preferred, view.preferred, view.cost or 0.0, view.node))
+        return sorted(told, key=lambda one: (1,) if one.out else (0, not one.preferred, one.preferred, one.cost or 0.0))
 
     async def placement(self, run: str, task: int, row: TaskRow) -> PlacedView:
         """How the last attempt came to its node, and how long it took."""

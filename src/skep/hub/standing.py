@@ -17,8 +17,8 @@ SHOWN: Final = 20
 """Nodes that an answer tells of one by one."""
 NAMED: Final = 5
 """Nodes that a sentence names."""
-ABLE: Final = ("full", "draining", "silent", "coming", "unhealthy")
-"""What keeps out a node that can run it."""
+ABLE: Final = ("unhealthy", "full", "draining", "silent", "coming")
+"""What keeps out a node that can run it; of several the first one names the cause."""
 REMEDIES: Final = {
     "executor": "start a node that runs such tasks",
     "resources": "start a larger node, or ask for less in `resources`",
@@ -56,12 +56,15 @@ def standing(wanted: Requirement, nodes: Sequence[LiveNode], now_ms: int, unheal
     """`unhealthy`: nodes that the router shuts off for such tasks."""
     if not nodes:
         return Standing(Verdict("no_nodes", "there are no nodes", "start one: `skep up`, or `skep node --server URL`"), {}, ())
-    out = {node.info.id: found for node in nodes if (found := _out(wanted, node, now_ms, unhealthy))[0]}
+    out = {node.info.id: found for node in nodes if (found := _out(wanted, node, now_ms))[0]}
+    trusted = [node.info.id for node in nodes if out.get(node.info.id, ("full", ""))[0] == "full"]
+    if not set(trusted) <= set(unhealthy):  # where none is trusted, all of them are tried
+        out |= {node: ("unhealthy", "is shut off: such tasks kept failing there") for node in trusted if node in unhealthy}
     room = [node.info.id for node in nodes if node.info.id not in out]
     return Standing(None if room else _verdict(wanted, out), out, room)
 
 
-def _out(wanted: Requirement, node: LiveNode, now_ms: int, unhealthy: Sequence[str]) -> tuple[str, str]:
+def _out(wanted: Requirement, node: LiveNode, now_ms: int) -> tuple[str, str]:
     info = node.info
     word, text = lack(wanted, info)
     if word:
@@ -72,8 +75,6 @@ def _out(wanted: Requirement, node: LiveNode, now_ms: int, unhealthy: Sequence[s
         return "draining", "is draining"
     if node.coming:
         return "coming", "has just come"
-    if info.id in unhealthy:
-        return "unhealthy", "is shut off: such tasks kept failing there"
     short = [
         _short(resource, node.free.get(resource, 0)) for resource, units in wanted.takes() if node.free.get(resource, 0) < units
     ]
@@ -92,7 +93,7 @@ def _verdict(wanted: Requirement, out: Mapping[str, tuple[str, str]]) -> Verdict
     able = {node: found for node, found in out.items() if found[0] in ABLE}
     words = {word for word, _ in (able or out).values()}
     if able:
-        word: str = next(word for word in ABLE if word in words)  # the one that ends most easily
+        word: str = next(word for word in ABLE if word in words)
         text = f"the nodes that can run it have no room: {_listed(able)}" if len(words) > 1 or word == "full" else _listed(able)
         return Verdict(word, text, _remedy(word, wanted, [node for node, found in able.items() if found[0] == word]))
     word = words.pop() if len(words) == 1 else "unable"
@@ -128,7 +129,7 @@ def _remedy(word: str, wanted: Requirement, nodes: Sequence[str]) -> str:
         given = [f"--label {word}" if "=" in word else f"--capability {word}" for word in wanted.requires]
         return f"start a node that has it: `skep node {' '.join(given)}`"
     if word == "unhealthy":
-        return "wait: it is tried there again from time to time, and used again once that succeeds"
+        return "wait until an attempt elsewhere ends, or a trial there succeeds"
     return REMEDIES[word]
 
 

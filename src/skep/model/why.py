@@ -35,7 +35,8 @@ _FLEET: Final = {
     "silent": Cause("the nodes that can run it give no sign of life", "they come back, or are lost after 10 s"),
     "coming": Cause("the nodes that can run it have just come and still say what they work on", "a moment"),
     "unhealthy": Cause(
-        "the nodes that can run it are shut off for its kind: it kept failing there", "a trial run there succeeds"
+        "a node that can run it is shut off for such tasks, which kept failing there, and the others have no room",
+        "a trial there succeeds, or an attempt elsewhere ends",
     ),
     "store_full": Cause("the store of the engine has no room for more", "more memory for it, or runs that end"),
     "record_behind": Cause("too much has happened that is not recorded yet", "the record catches up; `skep status`"),
