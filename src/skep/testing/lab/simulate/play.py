@@ -9,9 +9,7 @@ import msgspec
 import numpy as np
 
 from skep.engine.protocol import Load
-from skep.flow import graph
-from skep.flow.plan import SLOT_MS
-from skep.flow.task import priority_of
+from skep.flow.plan import order_ms
 from skep.router.look import Costs, Look, Policy
 from skep.router.policies import POLICIES
 from skep.router.predictor import Predictor
@@ -140,19 +138,13 @@ class Offers:
     # -- ranks
 
     def _order_ms(self, work: Work, wanted: Sequence[Wanted]) -> list[int]:
-        """Priority first, then the longest way to the end by what is predicted; scaled down where that is over ten minutes."""
-        spec = work.plan.spec
-        priorities = [priority_of(task, spec.priority) * SLOT_MS for task in spec.tasks]
-        if self._player.policy in BLIND:
-            return priorities
-        expected = self._expected_ms(work, wanted)
-        if expected is None:
-            return priorities
-        ranks = graph.longest_after_ms(work.successors, work.ordered, expected)
-        most = max(ranks)
-        if most > SLOT_MS:
-            ranks = [rank * SLOT_MS // most for rank in ranks]
-        return [priority + rank for priority, rank in zip(priorities, ranks, strict=False)]
+        """Priority first, then the longest way to the end by what is predicted, where anything is."""
+        expected = None if self._player.policy in BLIND else self._expected_ms(work, wanted)
+        by_base = [0] * len(work.plan.tasks) if expected is None else expected[: len(work.plan.tasks)]
+        for parent, first in work.first.items():
+            if expected is not None and work.children[parent]:
+                by_base[parent] = expected[first]
+        return order_ms(work.plan, by_base, 0)
 
     def _expected_ms(self, work: Work, wanted: Sequence[Wanted]) -> list[int] | None:
         """Of each step the predicted duration, averaged over the nodes; None: nothing is known of any."""

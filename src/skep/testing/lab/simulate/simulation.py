@@ -14,10 +14,27 @@ from typing import Final, NamedTuple
 import msgspec
 
 from skep.engine.memory.core import Core
-from skep.engine.protocol import FULL, OK, Decision, Done, Expand, Failure, Load, Park, Register, Resolve, Settle, Start
+from skep.engine.protocol import (
+    FULL,
+    OK,
+    Decision,
+    Done,
+    Expand,
+    Failure,
+    Load,
+    Park,
+    ReadyClass,
+    Register,
+    Resolve,
+    Settle,
+    Start,
+)
+from skep.errors import RefusedError
 from skep.model.node import Grant, Stop
 from skep.model.run import ReadyTask, Token
 from skep.model.state import RunState, TaskState
+from skep.router.fair import FairShare
+from skep.router.fair import Offer as FairOffer
 from skep.router.router import Router
 from skep.router.wanted import Wanted
 from skep.testing.lab.simulate.bound import Bounds
@@ -35,6 +52,8 @@ STARTS_MS: Final = 1_000
 """Virtual time begins there: moments of 0 ms mean `never` to the engine."""
 LOOK_AGAIN_MS: Final = 250
 """Where tasks are held: at the latest after so long they are looked at again."""
+CLOSED_S: Final = 1.0
+"""Where the nodes that could run a task are shut off: they are looked at again after so long."""
 
 Offer = Callable[[Arriving], tuple[Load, Sequence[Wanted]]]
 """Of a run that arrives: how it is loaded, with its ranks, and what is asked of the router for each of its steps."""
@@ -62,6 +81,10 @@ class _Run:
         self.ms = ms
         self.least_ms = least_ms
         self.wanted = wanted
+
+
+Starting = tuple[ReadyTask, _Run, int]
+"""A ready task that is to start, its run, and the task whose plan applies."""
 
 
 class _Attempt(NamedTuple):
@@ -131,6 +154,9 @@ class Simulation:
         self._flows: list[tuple[int, int, int]] = []
         self._free = sum(node.info.slots for node in nodes)
         self._heard = 0
+        self._fair = FairShare()
+        self._held = 0
+        """Tasks that were held back in the last pass: those behind them may find room."""
         self._again_ms = 0
         """When held tasks are looked at again; 0: nothing is held."""
         self._attempts = self._lost = self._failed = 0
@@ -157,7 +183,9 @@ class Simulation:
     def _step(self) -> None:
         """All that is due next, and then one look of the placing loop."""
         if not self._due:
-            raise RuntimeError(f"nothing more happens, and {len(self._trace.runs) - len(self._flows)} runs have not ended")
+            left = len(self._trace.runs) - len(self._flows)
+            why = "the nodes that could run their tasks are lost for good; let them come back, with `back_after` in `failures`"
+            raise RefusedError(f"{left} of {len(self._trace.runs)} runs never end: {why}")
         due, first_ms = self._due, self._due[0][0]
         until_ms = first_ms + self._pass_ms
         while due and due[0][0] <= until_ms:
@@ -215,27 +243,30 @@ class Simulation:
         while True:
             while core.sweeping:
                 core.promote(self.now_ms)
-            limit = min(max(self._free, LEAST), MOST)
+            limit = min(max(self._free + 2 * self._held, LEAST), MOST)
+            self._held = 0
             classes = core.ready(limit)
             if not classes:
                 self._again_ms = 0
                 return
             items: list[Decision] = []
-            wanted: list[Wanted] = []
-            starting: list[tuple[ReadyTask, _Run, int]] = []
+            starts: list[tuple[ReadyClass, list[Starting]]] = []
             for ready in classes:
+                some: list[Starting] = []
                 for seen in ready.tasks:
                     run = self._runs[seen.run]
                     base = seen.task if seen.parent < 0 else seen.parent
                     decision = self._decide(seen, run, base)
-                    if decision is not None:
-                        items.append(decision)
+                    if decision is None:
+                        some.append((seen, run, base))
                     else:
-                        wanted.append(run.wanted[run.arriving.work.step(seen)])
-                        starting.append((seen, run, base))
-            more = self._free > limit and any(len(ready.tasks) >= limit for ready in classes)
-            items += self._chosen(wanted, starting)
-            if not items:
+                        items.append(decision)
+                starts.append((ready, some))
+            behind = any(len(ready.tasks) >= limit for ready in classes)
+            granted = self._chosen(self._in_turn(starts))
+            items += granted
+            more = behind and (self._free > limit or (self._held > 0 and self._free > len(granted) and limit < MOST))
+            if not items and not more:
                 return
             moved = False
             for item, answer in zip(items, core.place(self.now_ms, items), strict=True):
@@ -262,15 +293,26 @@ class Simulation:
             return Park(seen.run, seen.task, seen.version, seen.failing, "event")
         return None
 
-    def _chosen(self, wanted: Sequence[Wanted], starting: Sequence[tuple[ReadyTask, _Run, int]]) -> list[Decision]:
-        if not wanted:
+    def _in_turn(self, starts: Sequence[tuple[ReadyClass, list[Starting]]]) -> list[Starting]:
+        """In fair shares between namespaces, by score within each."""
+        if len({ready.namespace for ready, _ in starts}) < 2:
+            self._fair.round((), self.now_ms)
+            found = [one for _, some in starts for one in some]
+            return found if len(starts) < 2 else sorted(found, key=lambda one: one[0].score)
+        offers = [FairOffer(ready.namespace, [one[0].score for one in some], ready.running) for ready, some in starts]
+        return [starts[number][1][at] for number, at in self._fair.round(offers, self.now_ms)]
+
+    def _chosen(self, starting: Sequence[Starting]) -> list[Decision]:
+        if not starting:
             return []
         self._router.sync(self._core.look_at_nodes())
+        wanted = [run.wanted[run.arriving.work.step(seen)] for seen, run, _ in starting]
         found: list[Decision] = []
         held_s = float("inf")
         choices = self._router.route(wanted, self.now_ms)
         for choice, (seen, run, base) in zip(choices, starting, strict=True):
             if choice.node:
+                self._fair.started(run.arriving.work.plan.spec.namespace, 1)
                 plan = run.arriving.work.plan
                 found.append(
                     Start(
@@ -286,6 +328,9 @@ class Simulation:
                 )
             elif choice.why == "held":
                 held_s = min(held_s, choice.wait_s)
+                self._held += 1
+            elif choice.why == "unhealthy":
+                held_s = min(held_s, CLOSED_S)
         if held_s < float("inf"):
             self._look_again(round(min(max(held_s * 1000, LOOK_AGAIN_MS), 60_000)))
         return found
