@@ -13,7 +13,7 @@ from skep.engine.protocol import Register
 from skep.errors import NotFoundError
 from skep.hub.queue import Queue
 from skep.hub.standing import SILENT_MS
-from skep.hub.why import Why
+from skep.hub.why import CHAIN, Why
 from skep.ids import child_run_id
 from skep.model.node import NodeInfo
 from skep.model.run import EXCLUSIVE
@@ -82,6 +82,14 @@ async def test_the_root_that_only_somebody_can_end_comes_first(stage: WhyStage) 
     answer = await stage.said(run, "b")
     assert [(ref.task, ref.because) for ref in answer.chain] == [("ask", "approval")]
     assert answer.unblock == f"`skep approve {run} ask`, or `skep reject`"
+
+
+async def test_of_a_long_chain_both_ends_are_told(stage: WhyStage) -> None:
+    run = await begun(stage, {f"t{at}": RUN | {"needs": [f"t{at - 1}"]} if at else ASK for at in range(100)})
+    answer = await stage.said(run, "t99")
+    assert answer.text == "it needs t98, which waits for 97 more in a row and at last for t0: a person is asked: ship it?"
+    assert len(answer.chain) == CHAIN
+    assert (answer.chain[0].task, answer.chain[-1].task) == ("t98", "t0")
 
 
 async def test_a_map_waits_for_its_children_and_what_needs_it_too(stage: WhyStage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
@@ -38,6 +39,7 @@ QUEUE: Final = 500
 """Ready tasks of a class that are looked at."""
 LARGE: Final = 2_000
 """Tasks of a run that is gone through in a thread: nodes and other clients are answered meanwhile."""
+_COMMAND: Final = re.compile(r"(`skep [a-z]+ )RUN\b")
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ class Why:
         if at is None:
             await self._tasks.check(run, name)
             raise NotFoundError(f"run {run} has no task '{name}'")
-        paths = look.graph.paths(at)
+        paths = await _aside(look.names.count, lambda: look.graph.paths(at))
         roots = look.graph.roots_of(at, paths)[:LOOKED_AT]
         known = await self._facts(look, [at, *roots])
         facts = known[at]
@@ -94,10 +96,10 @@ class Why:
             state=facts.state.label,
             because=said.because,
             text=said.text,
-            unblock=said.unblock.replace(" RUN", f" {run}"),
+            unblock=_named(said.unblock, run),
             until_ms=said.until_ms or None,
             since_ms=await self._since(look, at, facts),
-            chain=chain,
+            chain=chain if len(chain) <= CHAIN else [*chain[: CHAIN - 1], chain[-1]],
             line=line_view(facts.line, facts.names) if facts.line is not None else None,
         )
         if facts.state is TaskState.READY and facts.wish is not None and facts.live:
@@ -134,7 +136,7 @@ class Why:
         if not look.live:
             said = unloaded(row, look.server, not self._load.refuses(run))
             return _fill(answer, said, row.accepted_ms)
-        roots, answer.waiting = await _aside(look.graph, look.graph.roots)
+        roots, answer.waiting = await _aside(look.names.count, look.graph.roots)
         known = await self._facts(look, roots[:LOOKED_AT])
         answer.unseen = max(len(roots) - LOOKED_AT, 0)
         answer.causes = await self._groups(look, {at: verdict(facts) for at, facts in known.items()})
@@ -160,7 +162,7 @@ class Why:
                 CauseGroup(
                     because=one.because,
                     text=one.text,
-                    unblock=one.unblock.replace(" RUN", f" {look.row.id}"),
+                    unblock=_named(one.unblock, look.row.id),
                     count=len(tasks),
                     tasks=[look.names[at] for at in tasks[:NAMED]],
                     behind=behind,
@@ -240,7 +242,7 @@ class Why:
         known = (await self._record.restore([run])).get(run)
         tasks: Sequence[RestoredTask] = known.tasks if known is not None else ()
         names = Names(plan, expansions)
-        graph = Graph(plan, expansions, tasks, names.count)
+        graph = await _aside(names.count, lambda: Graph(plan, expansions, tasks, names.count))
         live = not RunState(row.state).ended and await self._is_live(run)
         return _Run(row, context, names, graph, await self._server(await self._engine.nodes()), live)
 
@@ -376,7 +378,12 @@ def _chain(look: _Run, task: int, root: int, paths: Mapping[int, int], said: Ver
     way.reverse()
     found = [TaskRef(look.names[at], TaskState(look.graph.states[at]).label) for at in way]
     found[-1].because = said.because
-    return found if len(found) <= CHAIN else [*found[: CHAIN - 1], found[-1]]
+    return found
+
+
+def _named(unblock: str, run: str) -> str:
+    """With the run in its commands."""
+    return _COMMAND.sub(rf"\g<1>{run}", unblock)
 
 
 def _followed(said: Verdict, chain: Sequence[TaskRef], root: Verdict) -> Verdict:
@@ -396,7 +403,7 @@ def _summary(group: CauseGroup) -> str:
 
 def _fill(answer: RunWhy, said: Verdict, since_ms: int | None) -> RunWhy:
     answer.because, answer.text = said.because, said.text
-    answer.unblock = said.unblock.replace(" RUN", f" {answer.run}")
+    answer.unblock = _named(said.unblock, answer.run)
     answer.until_ms, answer.since_ms = said.until_ms or None, since_ms
     return answer
 
@@ -407,6 +414,6 @@ def _queue_text(ready: int, causes: Sequence[QueueCause]) -> str:
     return f"{ready:,} ready {'task' if ready == 1 else 'tasks'}" + (f"; most urgent: {causes[0].text}" if causes else "")
 
 
-async def _aside(graph: Graph, work: Callable[[], T]) -> T:
+async def _aside(tasks: int, work: Callable[[], T]) -> T:
     """Of a large run, in a thread."""
-    return await asyncio.to_thread(work) if len(graph.states) > LARGE else work()
+    return await asyncio.to_thread(work) if tasks > LARGE else work()
