@@ -175,6 +175,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def test_a_fleet_to_simulate(command: Command) -> None:
+    policies = ("--policy", "hybrid", "--policy", "round-robin")
+    ended = command("simulate", "fleet-heterogeneous.yaml", "five-steps.yaml", *policies, "--seed", "1", "--json")
+    assert ended.code == 0, ended.said
+    assert {"hybrid", "round-robin"} <= {row["policy"] for row in ended.document["results"]}
+
+
 def test_release_gate_is_green(command: Command, examples: Path, tmp_path: Path) -> None:
     before = {path for path in examples.rglob("*") if "__pycache__" not in path.parts}
     node = "here:cpu,ssd,high-memory,network;cpu=4"

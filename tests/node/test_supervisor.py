@@ -165,7 +165,7 @@ async def test_kill_9_leaves_no_child(home: Home, tmp_path: Path) -> None:
     one = await home.joined()
     home.give("python", "code_of_test:wait", started=str(tmp_path / "started"), go=str(tmp_path / "go"))
     home.give("run", f"sleep 60 & echo $! > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; wait")
-    await until((tmp_path / "started").exists)
+    await until(lambda: (tmp_path / "started").exists() and (tmp_path / "started").read_text())
     await until((tmp_path / "pid").exists)
     pids = below(one.pid)
     assert {int((tmp_path / "started").read_text()), int((tmp_path / "pid").read_text())} <= set(pids)

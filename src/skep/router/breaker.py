@@ -31,6 +31,8 @@ CANARY_MS: Final = 600_000
 """After so long without an end, another canary may be tried."""
 SLOW, VERY_SLOW = 1.6, 4.0
 """So many times the predicted time is slow; so much slower on the whole, and the node is taken out."""
+LEAST_S: Final = 0.5
+"""Less than this beyond the prediction is no slowness, however many times it is: short tasks vary with all that goes on."""
 FORGIVEN: Final = 200
 """Ends after which a node that is still as slow is simply like that: the predictions know it by then."""
 MOST_CIRCUITS: Final = 100_000
@@ -143,6 +145,8 @@ class Breaker:
         if ok is None:
             return
         ratio = ran_s / expected_s if ok and ran_s > 0 and expected_s > 0 else 1.0
+        if ratio > 1 and ran_s - expected_s < LEAST_S:
+            ratio = 1.0
         baseline = self._all.get(type_) or self._all.setdefault(type_, _Baseline())
         failing = _evidence(not ok, baseline.failed / baseline.ends)
         slowing = _evidence(ratio >= SLOW, baseline.slow / baseline.ends) if ok else 0.0

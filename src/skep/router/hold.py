@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skep.router.fleet import Ints
-from skep.router.look import Costs, Look
+from skep.router.look import Costs, Look, lateness
 from skep.router.settings import RouterSettings
 
 Queue = list[float]
@@ -59,7 +59,9 @@ def waiting_cost(look: Look, costs: Costs, item: int, wait_s: float, settings: R
     assert look.spread is not None
     done_s = wait_s + float(look.median_s[item])
     doubt_s = settings.doubt * float(look.spread[item]) * done_s + settings.least_gain_s
-    return float(costs.first[item]) + costs.wait * (done_s + doubt_s - float(look.run_s[item]))
+    cost = float(costs.first[item]) + costs.wait * (done_s + doubt_s - float(look.run_s[item]))
+    late = lateness(look, wait_s + doubt_s)
+    return cost if late is None else cost + float(late[item] - costs.terms["deadline"][item])
 
 
 def schedule(

@@ -9,6 +9,8 @@ import numpy as np
 from skep.router.fleet import Floats, hash_of
 from skep.router.look import Costs, Look, Policy
 
+IN_TIME: Final = 0.1
+"""How much completion still counts of its weight for tasks that are sensitive to cost and have a deadline."""
 LAST: Final = 1e9
 """A cost beyond all others, for what is taken only when nothing else is left."""
 
@@ -77,7 +79,8 @@ def hybrid(look: Look) -> Costs:
     unit, wait = 1.0, 0.0
     if run_s is not None:
         unit = _least(run_s)
-        wait = weights.completion / unit
+        in_time = look.wanted.cost_sensitive and look.wanted.due_ms > 0  # then it need not be soon as well
+        wait = weights.completion * (IN_TIME if in_time else 1.0) / unit
         terms["completion"] = run_s * wait
     if look.transfer_s is not None and weights.locality:
         terms["locality"] = look.transfer_s * (weights.locality / unit)

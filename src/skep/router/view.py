@@ -15,7 +15,7 @@ from skep.router.breaker import Breaker
 from skep.router.fit import has
 from skep.router.fleet import Fleet, Floats, Ints, Mask
 from skep.router.hold import Queue
-from skep.router.look import Costs, Failed, Look, Policy
+from skep.router.look import Costs, Failed, Look, Policy, lateness
 from skep.router.policies import POLICIES, least_loaded
 from skep.router.predictor import Prediction, Predictor, sound
 from skep.router.running import Running
@@ -26,10 +26,6 @@ AFFINITIES: Final = 100_000
 """Affinity keys remembered; those not used for the longest time are forgotten first."""
 SHORTLIST: Final = 256
 """Busy nodes looked at more closely, whether to wait for them."""
-LATE: Final = 100.0
-"""Cost of missing a deadline by its own length."""
-NEARLY_SURE: Final = 1.28
-"""Standard deviations that nine of ten predictions stay below."""
 
 
 class View:
@@ -140,9 +136,12 @@ class View:
         full = usable & (self.fleet.space(wanted.requirement.takes()).room <= 0)
         if not full.any():
             return free[:0]
-        longest = float(known.median_s[free].max()) - self.settings.least_gain_s
         done = self._soonest_s(now_ms) + known.median_s
-        found = np.flatnonzero(full & (done < longest))
+        better = done < float(known.median_s[free].max()) - self.settings.least_gain_s
+        if wanted.cost_sensitive and self.fleet.priced:
+            money = self.fleet.price * known.median_s
+            better |= (money < float(money[free].max())) & (done < np.inf)
+        found = np.flatnonzero(full & better)
         if len(found) > SHORTLIST:
             found = found[np.argpartition(done[found], SHORTLIST)[:SHORTLIST]]
         return found
@@ -223,10 +222,9 @@ class View:
                 self._failed(name, told)
             self.failures[name] = self.failures.get(name, 0) + 1
             costs = least_loaded(look)
-        if look.wanted.due_ms > 0 and look.median_s is not None and look.spread is not None:
-            late = look.median_s * np.exp(NEARLY_SURE * look.spread) * (1000 / look.wanted.due_ms) - 1
-            costs.terms["deadline"] = LATE * np.maximum(late, 0.0)
-            costs.first = costs.first + costs.terms["deadline"]
+        if (late := lateness(look)) is not None:
+            costs.terms["deadline"] = late
+            costs.first = costs.first + late
         return costs
 
     def _transfer_s(self, wanted: Wanted) -> Floats | None:

@@ -19,13 +19,14 @@ from skep.testing.lab.simulate.work import Work
 from tests.testing.lab.simulate.fleets import fleet, instance, task, work
 
 ONE = fleet({"name": "one"})
+KNOWING = Player("hybrid", PERFECT)
 TWO = fleet({"name": "slow"}, {"name": "fast", "speed": 2})
 
 
 def played(
     fleet: FleetFile,
     *works: Work,
-    player: Player = Player("hybrid", PERFECT),
+    player: Player = KNOWING,
     arrivals: Arrivals = ALONE,
     seed: int = 1,
     noise: float = 0.0,
